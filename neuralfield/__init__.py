@@ -1,0 +1,74 @@
+"""neuralfield: one decoder f(z, t) for a data set of signals, one latent code for each signal.
+
+    import neuralfield as nf
+    run = nf.fit("mnist-mini", domain="image")
+    field = run.field(run.codes[:1])          # a continuous function: field(coords [N, 2]) -> values [1, N, 1]
+
+Public names are imported when first used; nothing inside the package imports this file's names.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from neuralfield.completion import Completion, complete
+    from neuralfield.decoders.decoder import Decoder
+    from neuralfield.domains.domain import Domain
+    from neuralfield.errors import NeuralfieldError, UsageError
+    from neuralfield.inference.adam import Adam
+    from neuralfield.inference.solver import Solver
+    from neuralfield.latents.bank import Bank
+    from neuralfield.latents.priors import Gaussian, Isotropic
+    from neuralfield.objective import MAP
+    from neuralfield.recipe import Model, Recipe, build
+    from neuralfield.registry import register
+    from neuralfield.run import Run, load_signals
+    from neuralfield.signals.images import Images
+    from neuralfield.signals.masks import Visibility
+    from neuralfield.signals.signals import Signals, load
+    from neuralfield.training.fit import fit
+    from neuralfield.training.optimisers.muon import Muon
+    from neuralfield.training.optimisers.row_adam import RowAdam
+    from neuralfield.types import Estimate, Field, Latent, Loss, Observations
+
+_HOMES = {
+    "completion": ["Completion", "complete"],
+    "decoders.decoder": ["Decoder"],
+    "decoders.concat": ["Concat"],
+    "decoders.convolutional": ["Convolutional"],
+    "decoders.modulated": ["Modulated"],
+    "domains.domain": ["Domain"],
+    "domains.image": ["Image"],
+    "errors": ["NeuralfieldError", "NeuralfieldWarning", "UsageError"],
+    "inference.adam": ["Adam"],
+    "inference.solver": ["Solver"],
+    "latents.bank": ["Bank"],
+    "latents.priors": ["Gaussian", "Isotropic"],
+    "likelihoods": ["Likelihood"],
+    "measurements": ["Points"],
+    "objective": ["MAP", "Objective"],
+    "recipe": ["Model", "Recipe", "build"],
+    "registry": ["register"],
+    "run": ["Run", "load_signals"],
+    "signals.images": ["Images"],
+    "signals.masks": ["Visibility"],
+    "signals.signals": ["Signals", "load"],
+    "training.fit": ["fit"],
+    "training.optimisers.muon": ["Muon"],
+    "training.optimisers.row_adam": ["RowAdam"],
+    "types": ["Estimate", "Field", "Latent", "Loss", "Observations"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'neuralfield' has no attribute {name!r}")
+    return getattr(import_module(f"neuralfield.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

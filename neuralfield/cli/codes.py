@@ -1,0 +1,25 @@
+"""nf codes."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from neuralfield.cli import options
+
+
+@click.command("codes")
+@options.run_argument
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz file.")
+@options.common
+def command(run_path: Path, out: Path, as_json: bool) -> None:
+    """Write the codes of a run: arrays ids [n], codes [n, D], std [n, D] (NaN: a bank has none), labels [n] where there are any."""
+    import neuralfield.files as files
+    from neuralfield.run import Run
+
+    run = Run.load(run_path)
+    codes = run.codes.cpu().numpy()
+    labels = {} if run.labels is None else {"labels": run.labels.numpy()}
+    files.write_npz(out, ids=np.array(run.ids), codes=codes, std=np.full_like(codes, np.nan), **labels)
+    options.say(f"{out}  {len(codes)} codes of {codes.shape[1]} numbers{', with labels' if labels else ''}")
+    options.finish(as_json, {"run": str(run_path), "out": str(out), "signals": len(codes), "code_dim": codes.shape[1]})

@@ -1,0 +1,43 @@
+"""nf data."""
+
+from pathlib import Path
+
+import click
+
+from neuralfield.cli import options
+
+
+@click.command("data")
+@click.argument("source")
+@click.option("--split", default="train", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Take the first N signals only.")
+@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read, and name them.")
+@click.option("--strict", is_flag=True, help="Refuse a data set with anything odd in it.")
+@options.settings
+@click.option("--out", type=click.Path(path_type=Path), help="Write a contact sheet of the first signals (PNG).")
+@options.common
+def command(
+    source: str, split: str, limit: int | None, skip_bad: bool, strict: bool, settings: tuple[str, ...], out: Path | None, as_json: bool
+) -> None:
+    """Look at a data set: how many signals, of what kind, which labels.
+
+    \b
+    SOURCE is a name, name:path, or the path of a file or folder:
+      mnist-mini         2,000 + 500 handwritten digits, embedded
+      mnist[:ROOT]       fashion-mnist[:ROOT]   cifar10[:ROOT]
+      images:DIR         PNG and JPEG files; DIR/train and DIR/test answer to --split
+      npz:FILE           images [n, h, w(, c)] and optionally labels
+    """
+    from neuralfield.export.data import describe, write_sheet
+    from neuralfield.recipe import table_settings
+    from neuralfield.signals.signals import load
+
+    options.warnings_as_lines(as_errors=strict)
+    signals = load(source, split=split, limit=limit, **table_settings("signals", settings), **({"skip_bad": True} if skip_bad else {}))
+    facts = describe(signals)
+    for key, value in facts.items():
+        options.say(f"{key:<10} {value}")
+    if out is not None:
+        write_sheet(signals, out)
+        options.say(f"sheet      {out}")
+    options.finish(as_json, facts)

@@ -1,0 +1,52 @@
+"""nf doctor."""
+
+import importlib.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from neuralfield.cli import options
+
+PACKAGES = ("torch", "torchvision", "numpy", "trimesh", "libigl", "scikit-image", "scikit-learn", "tensorboard")
+EXTRAS = {"tinycudann": "fused kernels on NVIDIA GPUs", "umap": "UMAP projections of codes", "onnx": "export to ONNX"}
+
+
+@click.command("doctor")
+@options.common
+def command(as_json: bool) -> None:
+    """What works on this machine: devices, kernels, packages, extras, and every part that is registered."""
+    import torch
+
+    from neuralfield.registry import BUILT_IN, names
+
+    devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
+    facts = {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "kernels": {"reference": "works: torch, on every device"},
+        "extras": {name: _extra(name, use) for name, use in EXTRAS.items()},
+        "parts": {room: names(room) for room in BUILT_IN},
+    }
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            for name, state in value.items():
+                options.say(f"{key:<9} {name:<15} {', '.join(state) if isinstance(state, list) else state}")
+        else:
+            options.say(f"{key:<9} {', '.join(value) if isinstance(value, list) else value}")
+    options.finish(as_json, facts)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing: pip install neuralfield again"
+
+
+def _extra(name: str, use: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        return f"not installed ({use})"
+    return f"installed ({use})"

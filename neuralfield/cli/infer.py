@@ -1,0 +1,35 @@
+"""nf infer."""
+
+from pathlib import Path
+
+import click
+
+from neuralfield.cli import options
+from neuralfield.cli.inferring import Inferred, infer_from_options
+
+
+@click.command("infer")
+@options.run_argument
+@options.data
+@options.inference
+@options.settings
+@click.option("--out", type=click.Path(path_type=Path), help="Where completions go; by default RUN/completions.")
+@options.common
+def command(run_path: Path, out: Path | None, as_json: bool, **chosen: object) -> None:
+    """Find the codes of new signals, whole or partly seen, and write their completions.
+
+    \b
+    nf infer RUN --hide center:12                     test digits without their centre
+    nf infer RUN --data digit.png --observe half:left
+    nf infer RUN --observe random:0.1 --set inference.steps=300
+    """
+    from neuralfield.export.completions import write_completions
+
+    inferred: Inferred = infer_from_options(run_path, **chosen)
+    folder = options.output_folder(out or run_path / "completions")
+    picture = write_completions(folder, inferred.run, inferred.signals, inferred.visibility, inferred.completion)
+    for line in inferred.lines():
+        options.say(line)
+    options.say(f"completions  {folder}")
+    options.say(f"picture      {picture}")
+    options.finish(as_json, inferred.facts() | {"out": str(folder)})

@@ -1,0 +1,78 @@
+"""What `nf infer` and `nf eval` have in common: from options to completions and what is said of them."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuralfield.cli import options
+from neuralfield.completion import Completion, complete
+from neuralfield.run import Run, load_signals
+from neuralfield.signals.masks import Visibility
+from neuralfield.signals.signals import Signals
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """Signals, what was seen of them, and what came out."""
+
+    run: Run
+    run_path: Path
+    signals: Signals
+    visibility: Visibility
+    completion: Completion
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """What --json prints."""
+        estimate = self.completion.estimate
+        return {
+            "run": str(self.run_path),
+            "signals": len(self.signals),
+            "solver": self.run.recipe.inference.kind,
+            "converged": estimate.converged.float().mean().item(),
+            "evaluations": estimate.evaluations.mean().item(),
+            "seconds": self.seconds,
+            "scores": {"observed": {}, "hidden": {}} | self.completion.means(),
+            "coverage90": None,
+        }
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        facts = self.facts()
+        lines = [
+            f"{facts['signals']} signals by {facts['solver']} in {facts['seconds']:.1f} s: {facts['converged']:.0%} converged, "
+            f"{facts['evaluations']:.0f} evaluations per observed point"
+        ]
+        sides = [(side, scores) for side, scores in facts["scores"].items() if scores]
+        return lines + [f"{side:<12} " + ", ".join(f"{k} {v:.4g}" for k, v in scores.items()) for side, scores in sides]
+
+
+def infer_from_options(
+    run_path: Path,
+    source: str | None,
+    split: str | None,
+    limit: int | None,
+    skip_bad: bool,
+    observe: tuple[str, ...],
+    hide: tuple[str, ...],
+    solver: str | None,
+    seed: int,
+    settings: tuple[str, ...],
+) -> Inferred:
+    """Load the run and the signals, hide what is to be hidden, and search."""
+    from neuralfield.cli.progress import Bar
+
+    options.warnings_as_lines()
+    if solver is not None:
+        settings = (f"inference.kind={solver}", *settings)
+    run = Run.load(run_path, settings)
+    signals = load_signals(run, source, split=split or "test", limit=limit, **({"skip_bad": True} if skip_bad else {}))
+    visibility = Visibility(observe, hide, seed)
+    began, bar = time.perf_counter(), Bar()
+    bar.stage("searching codes")
+    try:
+        completion = complete(run, signals, visibility, progress=bar.share)
+    finally:
+        bar.stop()
+    return Inferred(run, run_path, signals, visibility, completion, time.perf_counter() - began)

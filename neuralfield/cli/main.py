@@ -1,0 +1,85 @@
+"""`nf`: the group of all verbs. Each verb is imported when it is called, so that `nf --help` answers at once."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from neuralfield.errors import NeuralfieldError
+
+VERBS = {
+    "fit": "fit a decoder and a bank of codes to signals",
+    "infer": "find the codes of new signals, whole or partly seen, and complete them",
+    "decode": "write signals at any resolution",
+    "eval": "infer, then score; writes nothing",
+    "codes": "write the codes of a run",
+    "add": "let new signals join the bank of a run",
+    "data": "look at a data set",
+    "recipes": "list the recipes, or show one",
+    "doctor": "what works on this machine: devices, kernels, extras",
+}
+
+
+class Verbs(click.Group):
+    """Finds a verb's command in the file named after it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"neuralfield.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="neuralfield")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def nf() -> None:
+    """neuralfield: one decoder for a data set of signals, one latent code for each signal.
+
+    \b
+    nf fit --domain image            learn the embedded handwritten digits
+    nf infer RUN --hide center:12    complete digits whose centre is hidden
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `nf`; every failure is one clear line and an exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(_run(words))
+    except NeuralfieldError as error:
+        _fail(str(error), error.exit_code, words)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130, words)
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1] or ["no message"]
+        _fail(f"unexpected {type(error).__name__}: {first[0]} (--debug shows where; please report it)", 1, words)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        result: Any = nf.main(words, prog_name="nf", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+def _fail(message: str, code: int, words: list[str]) -> None:
+    if "--debug" in words:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"nf: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,30 @@
+"""f(z, t) in two halves: what depends on the code alone, once per signal, and what happens at every point."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from neuralfield.types import Conditioning
+
+
+class Decoder(nn.Module, ABC):
+    """The decoder that all signals share.
+
+    Constructors may ask for `coord_dim`, `value_dim`, `code_dim` and `shape` (the signals' own grid): a recipe fills these in.
+    """
+
+    pointwise: ClassVar[bool] = True
+    """Whether the value at a point depends on the conditioning and that point alone (so the Jacobian costs one backward pass)."""
+
+    @abstractmethod
+    def condition(self, z: Float[Tensor, "B D"]) -> Conditioning:
+        """What `evaluate` needs of the codes: a pytree of tensors [B, ...]."""
+
+    @abstractmethod
+    def evaluate(self, conditioning: Conditioning, coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
+        """Values at points: G is B, or 1 where all signals share the points."""
+
+    def forward(self, z: Float[Tensor, "B D"], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
+        return self.evaluate(self.condition(z), coords)

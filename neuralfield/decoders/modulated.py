@@ -1,0 +1,70 @@
+"""One network for all signals, moved by per-layer shifts (or FiLM) that are linear in the code."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from neuralfield.decoders.decoder import Decoder
+from neuralfield.decoders.layers import FourierFeatures
+
+
+class Modulated(Decoder):
+    """An MLP of `depth` hidden layers whose pre-activations are shifted by one linear map of z (functa, Dupont et al. 2022).
+
+    `basis` "fourier" is random Fourier features with SiLU; "siren" is sines throughout (Sitzmann et al. 2020) with first
+    frequency `w0`. `modulation` "film" scales each pre-activation as well (pi-GAN, Chan et al. 2021).
+    """
+
+    def __init__(
+        self,
+        coord_dim: int,
+        value_dim: int,
+        code_dim: int,
+        width: int = 128,
+        depth: int = 4,
+        modulation: Literal["shift", "film"] = "shift",
+        basis: Literal["fourier", "siren"] = "fourier",
+        frequencies: int = 64,
+        bandwidth: float = 1.5,
+        w0: float = 30.0,
+    ) -> None:
+        super().__init__()
+        self.width, self.depth, self.modulation = width, depth, modulation
+        siren = basis == "siren"
+        self.features: nn.Module = nn.Identity() if siren else FourierFeatures(coord_dim, frequencies, bandwidth)
+        in_dims = [coord_dim if siren else self.features.out_dim] + [width] * (depth - 1)
+        self.layers = nn.ModuleList(nn.Linear(n, width) for n in in_dims)
+        self.out = nn.Linear(width, value_dim)
+        self.modulate = nn.Linear(code_dim, depth * width * (2 if modulation == "film" else 1))
+        # SIREN's w0 enters the first layer alone, as in functa; later layers are initialised for sines of frequency 1
+        self.gains = [w0 if siren and layer == 0 else 1.0 for layer in range(depth)]
+        self.activation: Callable[[Tensor], Tensor] = torch.sin if siren else silu
+        if siren:
+            self._initialise_siren(coord_dim)
+
+    def condition(self, z: Float[Tensor, "B D"]) -> dict[str, Float[Tensor, "B depth 1 width"]]:
+        modulation = rearrange(self.modulate(z), "b (layer k width) -> k b layer 1 width", layer=self.depth, width=self.width)
+        return {"shift": modulation[0]} if self.modulation == "shift" else {"shift": modulation[0], "scale": 1 + modulation[1]}
+
+    def evaluate(self, conditioning: dict[str, Tensor], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
+        h = self.features(coords)
+        for layer, (linear, gain) in enumerate(zip(self.layers, self.gains, strict=True)):
+            h = linear(h) if gain == 1.0 else gain * linear(h)
+            if "scale" in conditioning:
+                h = h * conditioning["scale"][:, layer]
+            h = self.activation(h + conditioning["shift"][:, layer])
+        return self.out(h)
+
+    @torch.no_grad()
+    def _initialise_siren(self, coord_dim: int) -> None:
+        nn.init.uniform_(self.layers[0].weight, -1 / coord_dim, 1 / coord_dim)
+        for linear in [*self.layers[1:], self.out]:
+            bound = math.sqrt(6 / linear.in_features)
+            nn.init.uniform_(linear.weight, -bound, bound)
+        nn.init.uniform_(self.out.weight, -math.sqrt(6 / self.width) / 10, math.sqrt(6 / self.width) / 10)

@@ -1,0 +1,54 @@
+"""What a signal is a function of, how it is scored, and how a person looks at it."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from neuralfield.errors import UsageError
+from neuralfield.types import Field, Observations
+
+
+class Domain(ABC):
+    """One kind of signal. Constructor arguments are what a run must remember of its data (an image's shape, say)."""
+
+    coord_dim: int
+    value_dim: int
+    likelihood: str
+    """Name of the likelihood used where the recipe names none."""
+    headline: str
+    """Name of the score that is shown while a fit runs."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The grid that signals are sampled on, slowest axis first; None where there is no such grid."""
+        return None
+
+    @abstractmethod
+    def grid_shape(self, resolution: int | None = None) -> tuple[int, ...]:
+        """Samples along every axis of `grid`, slowest first."""
+
+    @abstractmethod
+    def grid(self, resolution: int | None = None) -> Float[Tensor, "1 N C"]:
+        """Coordinates that cover the domain, at the signals' own resolution or another."""
+
+    @abstractmethod
+    def score(self, field: Field, truth: Observations, samples: Any = None) -> dict[str, Float[Tensor, " B"]]:
+        """How close a field is to what is known of the signals: one value per signal and score."""
+
+    @abstractmethod
+    def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
+        """A picture of each signal."""
+
+    @abstractmethod
+    def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:
+        """A picture of what was seen of each signal."""
+
+    def axis(self, side: str) -> tuple[int, int]:
+        """(coordinate axis, sign) of a named side, as in `half:x`, the half where x < 0."""
+        names = "xyz"[: self.coord_dim]
+        if side.lstrip("-") not in list(names):
+            raise UsageError(f'there is no side "{side}" here; known: {", ".join(names)} (negative side), -{", -".join(names)}')
+        return names.index(side.lstrip("-")), 1 if side.startswith("-") else -1

@@ -1,0 +1,92 @@
+"""Images: grey or colour values over the square [-1, 1]^2, x to the right, y down."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, UInt8
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from neuralfield.domains.domain import Domain
+from neuralfield.domains.grid import pixel_centres
+from neuralfield.errors import NeuralfieldError
+from neuralfield.types import Field, Observations
+
+PSNR_CAP = 100.0  # dB: an exact copy has infinite PSNR, which is not JSON
+UNSEEN = np.array([90, 110, 160], np.uint8)  # bluish, so that hidden is not mistaken for black or grey
+
+
+class Image(Domain):
+    """Images of one size. Coordinates are pixel centres: x_j = (2j + 1) / width - 1, y_i = (2i + 1) / height - 1."""
+
+    coord_dim = 2
+    likelihood = "gaussian"
+    headline = "psnr"
+
+    def __init__(self, height: int, width: int, channels: int = 1) -> None:
+        self.height, self.width, self.channels = height, width, channels
+        self.value_dim = channels
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    def grid_shape(self, resolution: int | None = None) -> tuple[int, int]:
+        """(height, width) whose longer side is `resolution`, at the images' own aspect ratio."""
+        if resolution is None:
+            return self.shape
+        if resolution < 1:
+            raise NeuralfieldError(f"a resolution must be at least 1 pixel, got {resolution}")
+        longer = max(self.shape)
+        return max(1, round(self.height * resolution / longer)), max(1, round(self.width * resolution / longer))
+
+    def grid(self, resolution: int | None = None) -> Float[Tensor, "1 N C"]:
+        return pixel_centres(*self.grid_shape(resolution))
+
+    def score(self, field: Field, truth: Observations, samples: Any = None) -> dict[str, Float[Tensor, " B"]]:
+        """`mse`, `psnr` in dB for a range of 1, and `ssim` (Wang et al. 2004) where every pixel is known."""
+        values = field(truth.coords)
+        mse = ((values - truth.values).square() * truth.weight[..., None]).sum((1, 2)) / truth.observed.clamp(min=1)
+        scores = {"mse": mse, "psnr": (-10 * torch.log10(mse)).clamp(max=PSNR_CAP)}
+        if min(self.shape) >= 3 and bool((truth.weight > 0).all()):
+            scores["ssim"] = self._ssim(self._unflatten(values), self._unflatten(truth.values))
+        return scores
+
+    def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
+        values = field(self.grid(resolution).to(field.device))
+        return as_picture(rearrange(values, "b (h w) v -> b h w v", h=self.grid_shape(resolution)[0]))
+
+    def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:
+        pictures = as_picture(self._unflatten(observations.values))
+        seen = rearrange(observations.weight > 0, "b (h w) -> b h w 1", h=self.height).cpu().numpy()
+        return np.where(seen, pictures, UNSEEN)
+
+    def axis(self, side: str) -> tuple[int, int]:
+        sides = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
+        return sides[side] if side in sides else super().axis(side)
+
+    def _unflatten(self, values: Float[Tensor, "B N V"]) -> Float[Tensor, "B height width V"]:
+        return rearrange(values, "b (h w) v -> b h w v", h=self.height)
+
+    def _ssim(self, images: Float[Tensor, "B height width V"], truth: Float[Tensor, "B height width V"]) -> Float[Tensor, " B"]:
+        # the paper's 11x11 Gaussian window where it fits, a smaller flat one on tiny images
+        side = min(self.shape)
+        window: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5} if side >= 11 else {"win_size": side - (side + 1) % 2}
+        pairs = zip(images.cpu().numpy(), truth.cpu().numpy(), strict=True)
+        values = [
+            structural_similarity(a, b, channel_axis=-1, data_range=1.0, use_sample_covariance=False, **window) for a, b in pairs
+        ]
+        return torch.tensor(values, dtype=torch.float32)
+
+
+def as_picture(values: Float[Tensor, "B height width V"]) -> UInt8[np.ndarray, "B height width 3"]:
+    """Values in [0, 1] as 8-bit RGB: one channel is grey, a second is shown red/green, a fourth (alpha) is left out."""
+    channels = values.shape[-1]
+    if channels == 1:
+        values = repeat(values, "b h w 1 -> b h w 3")
+    elif channels == 2:
+        values = torch.cat([values, torch.zeros_like(values[..., :1])], -1)
+    return (values[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+

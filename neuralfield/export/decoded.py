@@ -1,0 +1,77 @@
+"""Signals written at any resolution: pictures, arrays, tables."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+import neuralfield.files as files
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.registry import nearest
+from neuralfield.run import Run
+from neuralfield.types import Field
+
+
+def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> Float[Tensor, "B D"]:
+    """Codes of some signals of the bank (by number or id), or all codes of a file."""
+    if file is not None and signals:
+        raise UsageError("say which codes by --signal or by --codes, not by both")
+    if file is not None:
+        return _read_codes(run, file)
+    return run.codes[[_row(run, signal) for signal in signals or ("0",)]].cpu()
+
+
+def write_decoded(run: Run, codes: Float[Tensor, "B D"], resolution: int | None, out: Path) -> int:
+    """Write what `out`'s ending says; returns the number of points evaluated."""
+    writers: dict[str, Callable[[Run, Field, int | None, Path], None]] = {".png": _png, ".npy": _npy, ".csv": _csv}
+    if out.suffix.lower() not in writers:
+        raise UsageError(f'{out}: a domain of kind "{run.recipe.domain.kind}" is written as {", ".join(writers)}')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        writers[out.suffix.lower()](run, run.field(codes), resolution, out)
+    except OSError as error:
+        raise NeuralfieldError(f"{out} cannot be written: {error.strerror or error}") from error
+    return len(codes) * run.domain.grid(resolution).shape[1]
+
+
+def _png(run: Run, field: Field, resolution: int | None, out: Path) -> None:
+    with torch.no_grad():
+        Image.fromarray(np.concatenate(list(run.domain.render(field, resolution)), axis=1)).save(out)
+
+
+def _values(run: Run, field: Field, resolution: int | None) -> Float[Tensor, "B N V"]:
+    with torch.no_grad():
+        return field(run.domain.grid(resolution).to(run.device)).cpu()
+
+
+def _npy(run: Run, field: Field, resolution: int | None, out: Path) -> None:
+    values, shape = _values(run, field, resolution), run.domain.grid_shape(resolution)
+    np.save(out, values.reshape(len(values), *shape, -1).numpy())
+
+
+def _csv(run: Run, field: Field, resolution: int | None, out: Path) -> None:
+    values, coords = _values(run, field, resolution), run.domain.grid(resolution)[0]
+    names = ["signal", *"xyz"[: run.domain.coord_dim], *(f"value{v}" for v in range(run.domain.value_dim))]
+    table = [np.column_stack([np.full(len(coords), i), coords.numpy(), signal.numpy()]) for i, signal in enumerate(values)]
+    np.savetxt(out, np.concatenate(table), delimiter=",", header=",".join(names), comments="", fmt="%.8g")
+
+
+def _row(run: Run, signal: str) -> int:
+    if signal in run.ids:
+        return run.ids.index(signal)
+    if signal.isdigit() and int(signal) < len(run.ids):
+        return int(signal)
+    raise UsageError(f'there is no signal "{signal}"{nearest(signal, run.ids)}; say a number from 0 to {len(run.ids) - 1}, or an id')
+
+
+def _read_codes(run: Run, file: Path) -> Float[Tensor, "B D"]:
+    arrays = files.read_npz(file)
+    codes = arrays.get("codes")
+    if codes is None or codes.ndim != 2 or codes.shape[1] != run.codes.shape[1] or not np.isfinite(codes).all():
+        have = "none" if codes is None else f"an array {list(codes.shape)}"
+        raise NeuralfieldError(f"{file} must hold finite codes [n, {run.codes.shape[1]}] for this run; it has {have}")
+    return torch.from_numpy(codes.astype(np.float32))

@@ -1,0 +1,35 @@
+"""Finding the codes of signals with the decoder frozen: the interface."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from torch import nn
+
+from neuralfield.decoders.decoder import Decoder
+from neuralfield.objective import Objective
+from neuralfield.types import Estimate, Latent, Observations
+
+
+class Solver(ABC):
+    """Minimises the objective over the codes of a batch, every signal on its own."""
+
+    differentiable: ClassVar[bool] = False
+
+    @abstractmethod
+    def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
+        """The best codes found from `start`, with what they cost and whether they had settled."""
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients for the module's parameters inside: nothing is computed only to be thrown away."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)

@@ -1,0 +1,99 @@
+"""Where a search for codes begins."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from neuralfield.decoders.decoder import Decoder
+from neuralfield.latents.spectral import SpectralBasis
+from neuralfield.objective import Objective
+from neuralfield.types import Latent, Observations
+
+
+class Start(nn.Module, ABC):
+    """start(observations, decoder, objective) -> Latent. `codes` [n, D] are those of the fitted bank.
+
+    What `fit` learns is kept in buffers, and so in the run folder.
+    """
+
+    def __init__(self, codes: Float[Tensor, "n D"]) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes.detach(), persistent=False)
+
+    def fit(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
+        """Learn from the signals of the bank, in order; most starts have nothing to learn."""
+
+    @abstractmethod
+    def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
+        """A first code for each signal."""
+
+    def evaluations(self, observations: Observations) -> float:
+        """Decoder work spent, in forward passes over the observed points of a signal."""
+        return 0.0
+
+
+class Mean(Start):
+    """The mean code of the bank."""
+
+    def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
+        return Latent(self.codes.mean(0).expand(len(observations), -1))
+
+
+class Spectral(Start):
+    """Principal coefficients of what was seen, then the linear map from coefficients to learned codes."""
+
+    def __init__(self, codes: Float[Tensor, "n D"]) -> None:
+        super().__init__(codes)
+        self.basis = SpectralBasis(0, 0, 1, 0)
+        self.register_buffer("map", torch.zeros(1, codes.shape[1]))
+
+    def fit(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
+        self.basis = SpectralBasis.fit(batches, self.codes.shape[1], generator)
+        inputs = self._inputs(torch.cat([self.basis.encode(batch) for batch in batches()])).double()
+        # a little ridge, relative to the average variance, for banks smaller than their codes
+        ridge = 1e-3 * inputs.square().mean() * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+        normal = inputs.T @ inputs / len(inputs) + ridge
+        self.map = torch.linalg.solve(normal, inputs.T @ self.codes.cpu().double() / len(inputs)).to(self.codes)
+
+    def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
+        return Latent(self._inputs(self.basis.encode(observations)) @ self.map)
+
+    def _inputs(self, coefficients: Float[Tensor, "B R"]) -> Float[Tensor, "B R+1"]:
+        whitened = coefficients / self.basis.variance.sqrt()
+        return torch.cat([whitened, torch.ones(len(whitened), 1, device=whitened.device)], 1)
+
+
+class Nearest(Start):
+    """The bank's code whose field is nearest to what was seen, in mean square over at most POINTS points."""
+
+    POINTS = 256
+    CANDIDATES = 1024
+
+    def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
+        candidates, where = self._candidates(), self._where(observations)
+        field = objective.field(Latent(candidates), decoder)
+        coords, values, weight = observations.coords[:, where], observations.values[:, where], observations.weight[:, where]
+        with torch.no_grad():
+            fields = [field(c) for c in coords]  # one shared grid, or one per signal; each [K, n, V]
+        errors = [
+            (((fields[b % len(fields)] - values[b]).square().sum(-1)) * weight[b]).sum(1) for b in range(len(observations))
+        ]
+        return Latent(candidates[torch.stack(errors).argmin(1)])
+
+    def evaluations(self, observations: Observations) -> float:
+        used = len(self._where(observations)) / max(1.0, float((observations.weight > 0).sum(1).float().mean()))
+        shared = len(observations) if len(observations.coords) == 1 else 1
+        return len(self._candidates()) * used / shared
+
+    def _candidates(self) -> Float[Tensor, "K D"]:
+        """Evenly spread over the bank, so that the choice needs no random numbers."""
+        count = min(self.CANDIDATES, len(self.codes))
+        return self.codes[torch.linspace(0, len(self.codes) - 1, count).long()]
+
+    def _where(self, observations: Observations) -> Tensor:
+        """Points that some signal has seen, thinned evenly."""
+        seen = (observations.weight > 0).any(0).nonzero()[:, 0]
+        return seen[torch.linspace(0, max(0, len(seen) - 1), min(self.POINTS, len(seen))).long()]

@@ -1,0 +1,38 @@
+"""The bank: one code per signal of the data set, learned directly."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from neuralfield.latents.source import LatentSource
+from neuralfield.registry import resolve
+from neuralfield.types import Latent, Observations
+
+
+class Bank(LatentSource):
+    """`count` codes of `code_dim` numbers. Gradients are sparse, so a step costs the same for 1e3 and for 1e6 signals.
+
+    Use an optimiser that leaves absent rows alone: neuralfield's RowAdam, or torch.optim.SparseAdam.
+    """
+
+    def __init__(self, count: int, code_dim: int = 64, init: str = "spectral", std: float = 1.0) -> None:
+        super().__init__()
+        self.code_dim, self.init, self.std = code_dim, init, std
+        self.codes = nn.Parameter(torch.zeros(count, code_dim))
+
+    def forward(self, observations: Observations) -> Latent:
+        return Latent(embedding(observations.index, self.codes, sparse=True))
+
+    @torch.no_grad()
+    def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
+        """First codes by the initialiser `init`, of root mean square `std`."""
+        initialiser = resolve("initialisers", self.init)(self.std)
+        self.codes.copy_(initialiser.codes(batches, len(self.codes), self.code_dim, generator))
+
+    @torch.no_grad()
+    def extend(self, codes: Float[Tensor, "m D"]) -> None:
+        """Append codes of new signals."""
+        self.codes = nn.Parameter(torch.cat([self.codes, codes.to(self.codes)]))

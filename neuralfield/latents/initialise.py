@@ -1,0 +1,52 @@
+"""First codes of a bank, before any training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuralfield.latents.spectral import SpectralBasis
+from neuralfield.types import Observations
+
+
+class Initialiser(ABC):
+    """Gives a bank its first codes."""
+
+    @abstractmethod
+    def codes(
+        self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
+    ) -> Float[Tensor, "n D"]:
+        """One code for each of `count` signals; `batches()` goes over all of them in order."""
+
+
+class Normal(Initialiser):
+    """Random codes N(0, std^2): what published autodecoders do."""
+
+    def __init__(self, std: float = 0.1) -> None:
+        self.std = std
+
+    def codes(
+        self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
+    ) -> Float[Tensor, "n D"]:
+        return torch.randn(count, code_dim, generator=generator) * self.std
+
+
+class Spectral(Initialiser):
+    """Principal coefficients of the signals, scaled by one number to the root mean square `std` (not whitened).
+
+    Code dimensions beyond the rank of the data start as small random numbers.
+    """
+
+    def __init__(self, std: float = 1.0) -> None:
+        self.std = std
+
+    def codes(
+        self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
+    ) -> Float[Tensor, "n D"]:
+        basis = SpectralBasis.fit(batches, code_dim, generator)
+        coefficients = torch.cat([basis.encode(batch) for batch in batches()])
+        codes = coefficients * self.std / coefficients.square().mean().sqrt().clamp(min=1e-12)
+        rest = torch.randn(count, code_dim - basis.rank, generator=generator) * 0.01 * self.std
+        return torch.cat([codes, rest], 1)

@@ -1,0 +1,279 @@
+"""The typed description of a whole model: one TOML table per part, and `build`, which makes the parts.
+
+Each table has `kind` and, beside it, that class's constructor arguments, checked against the constructor's own signature.
+"""
+
+import inspect
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from neuralfield.decoders.decoder import Decoder
+from neuralfield.domains.domain import Domain
+from neuralfield.errors import UsageError
+from neuralfield.latents.source import LatentSource
+from neuralfield.objective import Objective
+from neuralfield.registry import nearest, resolve
+
+RECIPES = resources.files("neuralfield") / "recipes"
+
+ROOMS = {
+    "domain": "domains",
+    "signals": "signals",
+    "latents": "latents",
+    "decoder": "decoders",
+    "measurement": "measurements",
+    "likelihood": "likelihoods",
+    "prior": "priors",
+    "objective": "objectives",
+    "schedule": "schedules",
+    "inference": "solvers",
+}
+"""Where the `kind` of each table is looked up."""
+
+FILLED_IN = {
+    "domain": set(),
+    "signals": set(),
+    "latents": {"count"},
+    "decoder": {"coord_dim", "value_dim", "code_dim", "shape"},
+    "measurement": {"coord_dim", "value_dim", "shape"},
+    "likelihood": {"value_dim"},
+    "prior": {"code_dim"},
+    "objective": {"measurement", "likelihood", "prior"},
+    "schedule": set(),
+    "inference": set(),
+}
+"""Constructor arguments that `build` knows from the other parts, so that no recipe may set them."""
+
+
+class Part(BaseModel):
+    """`kind`, and that class's constructor arguments."""
+
+    model_config = ConfigDict(extra="allow")
+    kind: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments alone."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Inference(Part):
+    """The solver (`kind`), and what every solver needs beside it."""
+
+    kind: str = "adam"
+    start: str = "spectral"
+    prior: str = "gaussian"
+    batch: int = Field(default=256, ge=1)
+
+
+class Training(BaseModel):
+    """How long, how fast, with what. Rates follow a warm-up of `warmup` steps, then `decay` over the whole fit."""
+
+    model_config = ConfigDict(extra="forbid")
+    epochs: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=64, ge=1)
+    points: int | None = Field(default=None, ge=1)
+    optimiser: str = "muon"
+    decoder_rate: float = Field(default=1e-2, gt=0)
+    latent_rate: float = Field(default=3e-2, gt=0)
+    warmup: int = Field(default=100, ge=0)
+    decay: Literal["cosine", "constant"] = "cosine"
+    polish: int = Field(default=10, ge=0)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    patience: int = Field(default=3, ge=1)
+
+
+class Recipe(BaseModel):
+    """A whole model, as data."""
+
+    model_config = ConfigDict(extra="forbid")
+    description: str = ""
+    domain: Part
+    signals: Part | None = None
+    latents: Part = Part(kind="bank")
+    decoder: Part
+    measurement: Part = Part(kind="points")
+    likelihood: Part | None = None
+    prior: Part = Part(kind="isotropic")
+    objective: Part = Part(kind="map")
+    schedule: Part = Part(kind="joint")
+    training: Training = Training()
+    inference: Inference = Inference()
+
+    @classmethod
+    def load(cls, name: str | Path, settings: tuple[str, ...] | list[str] = ()) -> Self:
+        """A recipe by name or from a TOML file, with `a.b=c` settings applied."""
+        tables = read_toml(_find(str(name)))
+        tables.pop("run", None)  # what a run folder's recipe says about its fit
+        for setting in settings:
+            _apply(tables, setting)
+        return cls.from_tables(tables, str(name))
+
+    @classmethod
+    def from_tables(cls, tables: dict[str, Any], name: str = "recipe") -> Self:
+        """Checked against every constructor's signature, and completed with its defaults."""
+        try:
+            recipe = cls.model_validate(tables)
+        except ValidationError as error:
+            raise UsageError(f"{name}: {_one_line(error, cls)}") from None
+        for table in ROOMS:
+            part = getattr(recipe, table)
+            if part is not None and table != "signals":  # a source checks its own settings when it is read
+                setattr(recipe, table, _complete(table, part))
+        return recipe
+
+    def to_toml(self) -> str:
+        """The complete recipe as TOML; what is None is left out."""
+        return tomli_w.dumps(_without_none(self.model_dump()))
+
+
+@dataclass
+class Model:
+    """The parts of a recipe, built: plain modules that also work without a run, in anyone's own loop."""
+
+    domain: Domain
+    source: LatentSource
+    decoder: Decoder
+    objective: Objective
+
+
+def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
+    """The parts for `count` signals, with weights drawn from `seed`; leaves torch's own random state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        domain: Domain = _make("domain", recipe.domain, {})
+        context: dict[str, Any] = {"coord_dim": domain.coord_dim, "value_dim": domain.value_dim, "shape": domain.shape}
+        source: LatentSource = _make("latents", recipe.latents, {"count": count})
+        context["code_dim"] = source.code_dim
+        decoder: Decoder = _make("decoder", recipe.decoder, context)
+        parts = {
+            "measurement": _make("measurement", recipe.measurement, context),
+            "likelihood": _make("likelihood", recipe.likelihood or Part(kind=domain.likelihood), context),
+            "prior": _make("prior", recipe.prior, context),
+        }
+        return Model(domain, source, decoder, _make("objective", recipe.objective, parts))
+
+
+def construct(table: str, kind: str, arguments: dict[str, Any]) -> Any:
+    """The class called `kind` with its arguments; what its constructor refuses becomes one clear line."""
+    try:
+        return resolve(ROOMS[table], kind)(**arguments)
+    except ValueError as error:
+        raise UsageError(f'[{table}] kind "{kind}": {error}') from error
+
+
+def table_settings(table: str, settings: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """The keys of one table as a dictionary, from `table.key=value` settings; other tables are refused."""
+    tables: dict[str, Any] = {}
+    for setting in settings:
+        _apply(tables, setting)
+    if tables.keys() - {table}:
+        raise UsageError(f"only [{table}] can be set here, as in {table}.key=value; got {', '.join(settings)}")
+    changes: dict[str, Any] = tables.get(table, {})
+    return changes
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(Path(entry.name).stem for entry in RECIPES.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, or one clear line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    if name not in recipe_names():
+        raise UsageError(f'there is no recipe "{name}"{nearest(name, recipe_names())}; known: {", ".join(recipe_names())}, or a .toml file')
+    return Path(str(RECIPES / f"{name}.toml"))
+
+
+def _apply(tables: dict[str, Any], setting: str) -> None:
+    """Change one key, in place. A new kind discards the other keys of its table."""
+    key, equals, text = setting.partition("=")
+    table, dot, name = key.strip().partition(".")
+    if not equals or not dot or not name:
+        raise UsageError(f'--set needs table.key=value, as in decoder.width=256; got "{setting}"')
+    value = _value(text.strip())
+    if name == "kind":
+        tables[table] = {"kind": value}
+    else:
+        tables.setdefault(table, {})[name] = value
+
+
+def _value(text: str) -> Any:
+    """A TOML value; what is none is a string, so that quotes are not needed in a shell. "none" is None."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _complete(table: str, part: Part) -> Part:
+    """The part with every constructor argument checked and its defaults filled in."""
+    takes = _signature_model(table, part.kind)
+    try:
+        checked = takes.model_validate(part.arguments)
+    except ValidationError as error:
+        raise UsageError(_one_line(error, takes, f'[{table}] of kind "{part.kind}"')) from None
+    known = {name: getattr(part, name) for name in type(part).model_fields}
+    return type(part)(**{**checked.model_dump(exclude_unset=table == "domain"), **known})
+
+
+def _signature_model(table: str, kind: str) -> type[BaseModel]:
+    """A pydantic model of a constructor's arguments, without those that `build` fills in."""
+    parameters = inspect.signature(resolve(ROOMS[table], kind)).parameters.values()
+    given = {
+        p.name: (Any if p.annotation is p.empty else p.annotation, None if table == "domain" and p.default is p.empty else p.default)
+        for p in parameters
+        if p.name not in FILLED_IN[table] and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    fields: dict[str, Any] = {name: (kind, ... if default is inspect.Parameter.empty else default) for name, (kind, default) in given.items()}
+    return create_model(f"{table}.{kind}", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+
+
+def _make(table: str, part: Part, context: dict[str, Any]) -> Any:
+    """A part from its own arguments and those that its constructor asks of the context."""
+    takes = inspect.signature(resolve(ROOMS[table], part.kind)).parameters
+    missing = [key for key in takes if key in context and context[key] is None]
+    if missing:
+        raise UsageError(f'[{table}] of kind "{part.kind}" needs signals with a {missing[0]} of their own, and this domain has none')
+    return construct(table, part.kind, {**part.arguments, **{key: value for key, value in context.items() if key in takes}})
+
+
+def _one_line(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
+    """The first mistake: where it is, what it is, and the nearest known spelling."""
+    first = error.errors()[0]
+    path = [str(key) for key in first["loc"]]
+    owner: Any = model
+    for key in path[:-1]:
+        owner = owner.model_fields[key].annotation if key in getattr(owner, "model_fields", {}) else owner
+    place = where or (f"[{path[0]}]" if len(path) > 1 else "the recipe")
+    if first["type"] == "extra_forbidden":
+        known = sorted(getattr(owner, "model_fields", {}))
+        what = "key" if len(path) > 1 or where else "table"
+        return f'{place} has no {what} "{path[-1]}"{nearest(path[-1], known)}; known: {", ".join(known) or "none"}'
+    return f"{place}: {path[-1]} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _without_none(tables: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value for key, value in tables.items() if value is not None
+    }

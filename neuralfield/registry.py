@@ -1,0 +1,100 @@
+"""Names of parts to the classes behind them, resolved when first asked for, so that no room imports one above it.
+
+Built-in parts are listed here as "module:Class", exactly as another package lists its own under the entry point
+group `neuralfield.ROOM` in its pyproject.toml. In a notebook, `register("decoders", "mine", MyDecoder)` does the same.
+"""
+
+import difflib
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from neuralfield.errors import NeuralfieldError, UsageError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "domains": {"image": "neuralfield.domains.image:Image"},
+    "signals": {
+        "mnist": "neuralfield.signals.torchvision_sets:mnist",
+        "fashion-mnist": "neuralfield.signals.torchvision_sets:fashion_mnist",
+        "cifar10": "neuralfield.signals.torchvision_sets:cifar10",
+        "mnist-mini": "neuralfield.signals.mnist_mini:mnist_mini",
+        "images": "neuralfield.signals.image_folder:image_folder",
+        "npz": "neuralfield.signals.npz:npz",
+    },
+    "masks": {
+        "center": "neuralfield.signals.masks:Center",
+        "half": "neuralfield.signals.masks:Half",
+        "random": "neuralfield.signals.masks:Random",
+        "file": "neuralfield.signals.masks:File",
+    },
+    "latents": {"bank": "neuralfield.latents.bank:Bank"},
+    "initialisers": {
+        "normal": "neuralfield.latents.initialise:Normal",
+        "spectral": "neuralfield.latents.initialise:Spectral",
+    },
+    "priors": {
+        "isotropic": "neuralfield.latents.priors:Isotropic",
+        "gaussian": "neuralfield.latents.priors:Gaussian",
+    },
+    "decoders": {
+        "modulated": "neuralfield.decoders.modulated:Modulated",
+        "concat": "neuralfield.decoders.concat:Concat",
+        "convolutional": "neuralfield.decoders.convolutional:Convolutional",
+    },
+    "likelihoods": {
+        "gaussian": "neuralfield.likelihoods:Gaussian",
+        "bernoulli": "neuralfield.likelihoods:Bernoulli",
+    },
+    "measurements": {"points": "neuralfield.measurements:Points"},
+    "objectives": {"map": "neuralfield.objective:MAP"},
+    "schedules": {
+        "joint": "neuralfield.training.schedules.joint:Joint",
+        "alternating": "neuralfield.training.schedules.alternating:Alternating",
+    },
+    "optimisers": {
+        "adam": "torch.optim:Adam",
+        "muon": "neuralfield.training.optimisers.muon:Muon",
+    },
+    "solvers": {"adam": "neuralfield.inference.adam:Adam"},
+    "starts": {
+        "mean": "neuralfield.inference.starts:Mean",
+        "nearest": "neuralfield.inference.starts:Nearest",
+        "spectral": "neuralfield.inference.starts:Spectral",
+    },
+}
+
+_registered: dict[str, dict[str, Any]] = {}
+
+
+def register(room: str, name: str, part: Any) -> None:
+    """Make `part` (a class or function) known under `name` in this process."""
+    _registered.setdefault(room, {})[name] = part
+
+
+def names(room: str) -> list[str]:
+    """All names known in a room, sorted."""
+    return sorted({*BUILT_IN.get(room, ()), *_registered.get(room, ()), *_plugins(room)})
+
+
+def resolve(room: str, name: str) -> Any:
+    """The class or function called `name` in `room`."""
+    if name in _registered.get(room, {}):
+        return _registered[room][name]
+    target = BUILT_IN.get(room, {}).get(name) or _plugins(room).get(name)
+    if target is None:
+        raise UsageError(f'there is no {room.rstrip("s")} "{name}"{nearest(name, names(room))}; known: {", ".join(names(room))}')
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise NeuralfieldError(f'{room.rstrip("s")} "{name}" ({target}) cannot be loaded: {error}') from error
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """', did you mean "x"?' where something close is known, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f', did you mean "{close[0]}"?' if close else ""
+
+
+def _plugins(room: str) -> dict[str, str]:
+    return {e.name: e.value for e in entry_points(group=f"neuralfield.{room}")}

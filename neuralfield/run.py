@@ -1,0 +1,222 @@
+"""A fitted model, in memory and on disk."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import neuralfield.files as files
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.inference.solver import Solver
+from neuralfield.inference.starts import Start
+from neuralfield.latents.priors import Prior
+from neuralfield.objective import Objective
+from neuralfield.recipe import Model, Recipe, build, construct, read_toml
+from neuralfield.registry import resolve
+from neuralfield.signals import signals as sources
+from neuralfield.signals.signals import Signals
+from neuralfield.types import Estimate, Field, Latent, Loss, Observations
+
+FORMAT = 1
+"""Version of the run folder. A newer one is refused by name."""
+
+
+class Run:
+    """A decoder, the bank of codes it was fitted with, and what inference needs.
+
+    `ids` and `labels` belong to the rows of the bank. `facts` are what the fit found out (epochs, seconds, scores).
+    """
+
+    def __init__(self, recipe: Recipe, model: Model, ids: list[str], labels: Tensor | None, facts: dict[str, Any]) -> None:
+        self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, ids, labels, facts
+        self.domain, self.decoder = model.domain, model.decoder
+        self.learned = nn.ModuleDict()
+        self.path: Path | None = None
+
+    @property
+    def codes(self) -> Float[Tensor, "n D"]:
+        """The codes of the bank, one row per signal."""
+        return self.model.source.codes.detach()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.decoder.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every part to a device."""
+        for module in (self.model.source, self.decoder, self.model.objective, self.learned):
+            module.to(device)
+        return self
+
+    def field(self, z: Float[Tensor, "B D"] | Latent) -> Field:
+        """The continuous functions of some codes: field(coords [N, C]) -> values [B, N, V], in the data's units."""
+        latent = z if isinstance(z, Latent) else Latent(z)
+        with torch.no_grad():
+            return self.model.objective.field(latent.to(self.device), self.decoder)
+
+    def prepare(self, signals: Signals, generator: torch.Generator) -> None:
+        """Learn from the fitted bank and its signals what inference needs: the start and the prior of completions."""
+        start = construct_start(self)
+        start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
+        self.learned = nn.ModuleDict({"start": start, "prior": construct_prior(self).fit(self.codes.cpu())})
+        self.learned.to(self.device)
+
+    def infer(self, observations: Observations, solver: Solver | None = None) -> Estimate:
+        """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU."""
+        solver = solver or self.solver()
+        start, objective = self.learned["start"], self.completion_objective()
+        estimates = []
+        for rows in torch.arange(len(observations)).split(self.recipe.inference.batch):
+            batch = observations.rows(rows).to(self.device)
+            estimate = solver.solve(objective, self.decoder, batch, start(batch, self.decoder, objective))
+            estimates.append(replace(estimate, evaluations=estimate.evaluations + start.evaluations(batch)))
+        return concatenate(estimates)
+
+    def solver(self, **changes: Any) -> Solver:
+        """The recipe's solver, with some of its arguments changed."""
+        inference = self.recipe.inference
+        solver: Solver = construct("inference", inference.kind, {**inference.arguments, **changes})
+        return solver
+
+    def completion_objective(self) -> Objective:
+        """The objective of the fit, with the prior that was learned from the bank."""
+        objective = self.recipe.objective
+        parts = {"measurement": self.model.objective.measurement, "likelihood": self.model.objective.likelihood}
+        made: Objective = construct("objective", objective.kind, {**objective.arguments, **parts, "prior": self.learned["prior"]})
+        return made
+
+    def add(self, signals: Signals) -> Estimate:
+        """Let new signals join the bank: their codes are searched with the decoder frozen."""
+        check_fit(signals, self)
+        estimate = concatenate([self.infer(batch) for batch in signals.batches(self.recipe.inference.batch)])
+        self.model.source.extend(estimate.latent.mean)
+        self.ids = [*self.ids, *signals.ids]
+        both = self.labels is not None and signals.labels is not None
+        self.labels = torch.cat([self.labels, signals.labels]) if both else None
+        self.learned["start"].codes = self.codes
+        return estimate
+
+    def save(self, path: str | Path | None = None) -> None:
+        """Write the run folder; recipe.toml comes last, so that a run which says it is finished is whole."""
+        folder = Path(path or self.path or "")
+        if not (path or self.path):
+            raise NeuralfieldError("this run has no folder yet; say run.save(path)")
+        files.write_tensors(folder / "decoder.safetensors", self.decoder.state_dict())
+        labels = {} if self.labels is None else {"labels": self.labels}
+        files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
+        kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
+        files.write_tensors(folder / "inference.safetensors", self.learned.state_dict(), kinds)
+        files.write_json(folder / "metrics.json", self.facts)
+        write_recipe(folder, self.recipe, finished=True, facts=self.facts)
+        self.path = folder
+
+    @classmethod
+    def load(cls, path: str | Path, settings: list[str] | tuple[str, ...] = ()) -> Self:
+        """Read a run folder. `settings` (as in inference.steps=300) change how it infers."""
+        folder = Path(path)
+        recipe, about = read_recipe(folder, settings)
+        if not about.get("finished"):
+            raise NeuralfieldError(f"{folder} holds a fit that was not finished; go on with nf fit --resume --out {folder}")
+        latents, ids = files.read_tensors(folder / "latents.safetensors")
+        model = build(recipe, len(latents["codes"]))
+        files.restore(model.decoder, files.read_tensors(folder / "decoder.safetensors")[0], folder / "decoder.safetensors")
+        files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
+        facts = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
+        run = cls(recipe, model, ids["ids"], latents.get("labels"), facts)
+        run.path = folder
+        run._restore_learned(folder / "inference.safetensors")
+        return run
+
+    def _restore_learned(self, file: Path) -> None:
+        tensors, kinds = files.read_tensors(file)
+        for name, part in (("start", construct_start(self)), ("prior", construct_prior(self))):
+            stored = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            if kinds.get(name) == getattr(self.recipe.inference, name):
+                files.restore(part, stored, file)
+            elif isinstance(part, Prior):
+                part.fit(self.codes)
+            elif part.state_dict():
+                raise UsageError(f'start "{self.recipe.inference.start}" has to be learned during the fit; this run has "{kinds.get(name)}"')
+            self.learned[name] = part
+
+
+def concatenate(estimates: list[Estimate]) -> Estimate:
+    """Estimates of several batches as one, on the CPU."""
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(e, name).cpu() for e in estimates])
+
+    losses = {f.name: torch.cat([getattr(e.loss, f.name).detach().cpu() for e in estimates]) for f in fields(Loss) if f.name in ("data", "prior", "observed")}
+    return Estimate(
+        Latent(torch.cat([e.latent.mean.cpu() for e in estimates])),
+        Loss(**losses, batch=torch.zeros(())),
+        joined("converged"),
+        joined("steps"),
+        joined("evaluations"),
+        tuple(reason for e in estimates for reason in e.reasons),
+    )
+
+
+def construct_prior(run: Run) -> Prior:
+    """The prior of completions that the recipe names, not fitted yet."""
+    prior: Prior = resolve("priors", run.recipe.inference.prior)(code_dim=run.codes.shape[1])
+    return prior
+
+
+def construct_start(run: Run) -> Start:
+    """The start that the recipe names, not fitted yet."""
+    start: Start = resolve("starts", run.recipe.inference.start)(run.codes.cpu())
+    return start
+
+
+def check_fit(signals: Signals, run: Run) -> None:
+    """Refuse signals that the run's domain cannot hold."""
+    if signals.domain != run.recipe.domain.kind:
+        raise NeuralfieldError(f'the run is of domain "{run.recipe.domain.kind}", but the data are of domain "{signals.domain}"')
+    for name, have in signals.domain_arguments.items():
+        want = run.recipe.domain.arguments.get(name)
+        if have != want:
+            raise NeuralfieldError(f"the run was fitted to signals of {name} {want}, but the data have {name} {have}{_remedy(run, name)}")
+
+
+def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signals:
+    """Signals for a run: its own source by default, prepared (padded, resized) as those that it was fitted to."""
+    own = run.recipe.signals
+    if source is None and own is None:
+        raise UsageError("this run was fitted to signals given in Python, so say which data: --data SOURCE")
+    kind, path = sources.parse(source) if source else (own.kind, own.arguments.get("path"))  # type: ignore[union-attr]
+    takes = sources.accepted(kind)
+    prepared = {k: v for k, v in (own.arguments if own else {}).items() if k in takes and k not in ("path", "split", "limit", "skip_bad")}
+    fitting = {k: v for k, v in run.recipe.domain.arguments.items() if k in takes}
+    signals = sources.build(kind, {**fitting, **prepared, "path": path, **settings})
+    check_fit(signals, run)
+    return signals
+
+
+def _remedy(run: Run, name: str) -> str:
+    arguments = run.recipe.domain.arguments
+    if name in ("height", "width"):
+        return f"; resize them with --set signals.resize=[{arguments.get('height')},{arguments.get('width')}]"
+    return f"; say --set signals.{name}={arguments.get(name)}" if name == "channels" else ""
+
+
+def write_recipe(folder: Path, recipe: Recipe, finished: bool, facts: dict[str, Any]) -> None:
+    """recipe.toml: the complete recipe and, in [run], the format's version and how far the fit came."""
+    about = {"format": FORMAT, "finished": finished, **{k: facts[k] for k in ("epochs", "seed", "epochs_wanted", "budget") if k in facts}}
+    files.write_bytes(folder / "recipe.toml", (recipe.to_toml() + "\n" + tomli_w.dumps({"run": about})).encode())
+
+
+def read_recipe(folder: Path, settings: list[str] | tuple[str, ...] = ()) -> tuple[Recipe, dict[str, Any]]:
+    """(recipe, [run] table) of a run folder."""
+    file = folder / "recipe.toml"
+    if not file.exists():
+        raise NeuralfieldError(f"{folder} is not a run folder: it has no recipe.toml" if folder.exists() else f"there is no run {folder}")
+    about = read_toml(file).get("run", {})
+    if about.get("format", 0) > FORMAT:
+        raise NeuralfieldError(f"{folder} was written by a newer neuralfield (format {about['format']}, this one reads up to {FORMAT}); upgrade neuralfield")
+    return Recipe.load(str(file), settings), about

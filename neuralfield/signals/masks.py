@@ -1,0 +1,115 @@
+"""What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `file:MASK`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from neuralfield.domains.domain import Domain
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.registry import resolve
+from neuralfield.seeds import generator
+from neuralfield.types import Observations
+
+
+class Mask(ABC):
+    """A region of points; constructed from what stands behind the colon, and a seed for those that draw."""
+
+    def __init__(self, argument: str, seed: int = 0) -> None:
+        self.argument, self.seed = argument, seed
+
+    @abstractmethod
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        """Which points lie in the region."""
+
+    def number(self, example: str) -> float:
+        """The argument as a number."""
+        try:
+            return float(self.argument)
+        except ValueError:
+            raise UsageError(f'a mask like {example} needs a number behind the colon, got "{self.argument}"') from None
+
+
+class Center(Mask):
+    """`center:12`: the central 12 samples along every axis of the signals' own grid."""
+
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        size = self.number("center:12")
+        if domain.shape is None:
+            raise UsageError(f'mask "center:{self.argument}" counts samples of a grid, and this domain has no grid of its own')
+        if not 0 < size <= max(domain.shape):
+            raise UsageError(f"mask center:{self.argument} must lie between 1 and the grid's longer side, {max(domain.shape)}")
+        half = torch.tensor([size / side for side in reversed(domain.shape)], device=observations.coords.device)
+        return (observations.coords.abs() <= half).all(-1).expand(observations.weight.shape)
+
+
+class Half(Mask):
+    """`half:left` (image), `half:x` (where x < 0), `half:-x` (where x > 0)."""
+
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        axis, sign = domain.axis(self.argument)
+        return (observations.coords[..., axis] * sign > 0).expand(observations.weight.shape)
+
+
+class Random(Mask):
+    """`random:0.1`: a tenth of the points, drawn for each signal on its own, whatever batch it is in."""
+
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        share = self.number("random:0.1")
+        if not 0 < share <= 1:
+            raise UsageError(f"mask random:{self.argument} needs a share above 0 and at most 1")
+        n = observations.weight.shape[1]
+        orders = [torch.randperm(n, generator=generator(self.seed, i)) for i in observations.index.tolist()]
+        return (torch.stack(orders) < max(1, round(share * n))).to(observations.weight.device)
+
+
+class File(Mask):
+    """`file:mask.png` or `file:mask.npy`: 1 (or white) marks the region, on the signals' own grid."""
+
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        region = read_mask(Path(self.argument))
+        if domain.shape is not None and region.shape != tuple(domain.shape):
+            sizes = " x ".join(map(str, region.shape)), " x ".join(map(str, domain.shape))
+            raise NeuralfieldError(f"mask {self.argument} is {sizes[0]}, but the signals (after padding) are {sizes[1]}")
+        flat = torch.from_numpy(region.reshape(-1)).to(observations.weight.device)
+        return flat.expand(observations.weight.shape)
+
+
+class Visibility:
+    """All `--observe` and `--hide` of a command: seen is the union of what is observed, less all that is hidden."""
+
+    def __init__(self, observe: Sequence[str] = (), hide: Sequence[str] = (), seed: int = 0) -> None:
+        self.observe, self.hide = ([_mask(what, seed) for what in side] for side in (observe, hide))
+
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        """True where a point is seen. Signals of which nothing would be left are refused."""
+        everything = torch.ones_like(observations.weight, dtype=torch.bool)
+        seen = torch.stack([m(observations, domain) for m in self.observe]).any(0) if self.observe else everything
+        for mask in self.hide:
+            seen = seen & ~mask(observations, domain)
+        blind = ~(seen & (observations.weight > 0)).any(1)
+        if blind.any():
+            which = observations.index[blind].tolist()
+            raise NeuralfieldError(f"the masks hide everything of {len(which)} signals (the first is number {which[0]}); leave some points to see")
+        return seen
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A picture or a .npy array as a boolean array; white, or 1, is True."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False)) > 0
+        return np.asarray(Image.open(path).convert("L")) > 127
+    except (OSError, ValueError) as error:
+        raise NeuralfieldError(f"mask {path} cannot be read ({error}); it must be a picture or a .npy array") from None
+
+
+def _mask(what: str, seed: int) -> Mask:
+    kind, _, argument = what.partition(":")
+    mask: Mask = resolve("masks", kind)(argument, seed)
+    return mask

@@ -1,0 +1,102 @@
+"""Where samples come from: the interface of every data set, and how `name:path` becomes one."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.registry import names, nearest, resolve
+from neuralfield.types import Observations
+
+ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz"}
+"""A path to a single file is a source too; its ending names the kind."""
+
+
+class Signals(ABC):
+    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them."""
+
+    domain: str
+    """Name of the domain that these are signals of."""
+    ids: list[str]
+    labels: Int[Tensor, " n"] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    @abstractmethod
+    def domain_arguments(self) -> dict[str, Any]:
+        """What the domain's constructor must know of these signals (an image's height, width and channels)."""
+
+    @abstractmethod
+    def batch(
+        self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None
+    ) -> Observations:
+        """Observations of some signals: all that is known of them, or `points` points drawn at random."""
+
+    @abstractmethod
+    def select(self, index: Int[Tensor, " m"]) -> Self:
+        """Some of the signals, as a data set of their own."""
+
+    def truth(self, index: Int[Tensor, " B"]) -> Observations:
+        """All that is known of some signals."""
+        return self.batch(index)
+
+    def batches(self, size: int) -> Iterator[Observations]:
+        """All signals in order, `size` at a time."""
+        for index in torch.arange(len(self)).split(size):
+            yield self.batch(index)
+
+
+def load(source: str, **settings: Any) -> Signals:
+    """The data set that `source` names: `name`, `name:path`, or the path of a file with a known ending.
+
+    `settings`: `split`, `limit`, and arguments of the source's own (padding, resizing); what it does not take is refused by name.
+    """
+    kind, path = parse(source)
+    return build(kind, {"path": path, **settings})
+
+
+def parse(source: str) -> tuple[str, str | None]:
+    """(kind, path or None) of a source."""
+    kind, _, path = source.partition(":")
+    if kind in names("signals"):
+        return kind, path or None
+    if Path(source).suffix.lower() in ENDINGS:
+        return ENDINGS[Path(source).suffix.lower()], source
+    if Path(source).is_dir():
+        return "images", source
+    known = ", ".join(names("signals"))
+    raise UsageError(f'"{source}" is no data source{nearest(kind, names("signals"))}; known: {known}, as name or name:path, or the path of a file')
+
+
+def build(kind: str, settings: dict[str, Any]) -> Signals:
+    """The data set of a source's name and settings; those that are None count as not given."""
+    maker = resolve("signals", kind)
+    takes = accepted(kind)
+    given = {key: value for key, value in settings.items() if value is not None}
+    limit = given.pop("limit", None)
+    if "path" in given and "path" not in takes:
+        raise UsageError(f'data source "{kind}" takes no path, got {kind}:{given["path"]}')
+    for key in sorted(given.keys() - set(takes) - {"split"}):  # a source without splits is train and test alike
+        raise UsageError(f'[signals] of kind "{kind}" has no key "{key}"{nearest(key, takes)}; known: {", ".join(takes)}')
+    needed = [name for name, p in inspect.signature(maker).parameters.items() if p.default is p.empty and name not in given]
+    if needed:
+        raise UsageError(f'data source "{kind}" needs a {needed[0]}, as in {kind}:{needed[0].upper()}')
+    signals: Signals = maker(**{key: value for key, value in given.items() if key in takes})
+    if limit is not None and limit < 1:
+        raise UsageError(f"a limit must be at least 1 signal, got {limit}")
+    if not len(signals):
+        raise NeuralfieldError(f'data source "{kind}" is empty: there is nothing to fit')
+    return signals.select(torch.arange(len(signals))[:limit]) if limit else signals
+
+
+def accepted(kind: str) -> list[str]:
+    """The settings that a source takes."""
+    return list(inspect.signature(resolve("signals", kind)).parameters)

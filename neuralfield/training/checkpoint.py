@@ -1,0 +1,63 @@
+"""The state of a fit in one file, written whole or not at all, so that a killed fit goes on bit for bit."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import neuralfield.files as files
+from neuralfield.recipe import Model
+from neuralfield.training.loop import Position
+from neuralfield.training.schedules.schedule import Optimisers
+
+
+def path_of(folder: Path) -> Path:
+    """Where a run keeps it."""
+    return folder / "resume" / "state.safetensors"
+
+
+def save(folder: Path, model: Model, optimisers: Optimisers, position: Position, facts: dict[str, Any], kept: dict[str, Tensor]) -> None:
+    """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors."""
+    tensors: dict[str, Tensor] = {}
+    skeletons = {
+        "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
+        "source": _flatten(model.source.state_dict(), "source", tensors),
+        "latents": _flatten(optimisers.latents.state_dict(), "latents", tensors),
+        "weights": _flatten(optimisers.decoder.state_dict(), "weights", tensors),
+        "kept": _flatten(kept, "kept", tensors),
+    }
+    files.write_tensors(path_of(folder), tensors, {"position": asdict(position), "facts": facts, "skeletons": skeletons})
+
+
+def load(folder: Path, model: Model, optimisers: Optimisers) -> tuple[Position, dict[str, Any], dict[str, Tensor]]:
+    """Put the saved state in place; returns (position, facts, kept)."""
+    tensors, about = files.read_tensors(path_of(folder))
+    parts = {name: _unflatten(skeleton, tensors) for name, skeleton in about["skeletons"].items()}
+    files.restore(model.decoder, parts["decoder"], path_of(folder))
+    files.restore(model.source, parts["source"], path_of(folder))
+    optimisers.latents.load_state_dict(parts["latents"])
+    optimisers.decoder.load_state_dict(parts["weights"])
+    return Position(**about["position"]), about["facts"], parts["kept"]
+
+
+def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree with each tensor replaced by {"tensor": its name in `tensors`}."""
+    if isinstance(tree, Tensor):
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        return {"items": [[key, _flatten(value, f"{name}.{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return {"list": [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
+    return {"value": tree}
+
+
+def _unflatten(skeleton: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    if "tensor" in skeleton:
+        return tensors[skeleton["tensor"]]
+    if "items" in skeleton:
+        return {key: _unflatten(value, tensors) for key, value in skeleton["items"]}
+    if "list" in skeleton:
+        return [_unflatten(value, tensors) for value in skeleton["list"]]
+    return skeleton["value"]

@@ -1,0 +1,74 @@
+"""What a fit leaves to look at: TensorBoard scalars, probe pictures over time, codes as an embedding with sprites."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image as Picture
+from torch.utils.tensorboard import SummaryWriter
+
+from neuralfield.domains.domain import Domain
+from neuralfield.domains.pictures import sheet
+from neuralfield.recipe import Model
+from neuralfield.signals.signals import Signals
+from neuralfield.types import Latent, Loss
+
+PROBES = 12
+"""Signals whose pictures are kept over time: one row of a contact sheet."""
+EMBEDDED = 1000
+"""Codes shown in TensorBoard's projector; its sprite must stay below 8192 pixels a side."""
+
+
+class Journal:
+    """Writes into a run's folder; pictures of probes go to figures/progress, one file per look, so that a resumed fit keeps them."""
+
+    def __init__(self, folder: Path, domain: Domain, signals: Signals) -> None:
+        self.folder, self.domain, self.signals = folder, domain, signals
+        self.index = torch.linspace(0, len(signals) - 1, min(PROBES, len(signals))).long()
+        self.progress = folder / "figures" / "progress"
+        self.progress.mkdir(parents=True, exist_ok=True)
+        self.board = SummaryWriter(str(folder), purge_step=None)
+
+    def epoch(self, model: Model, epoch: int, loss: Loss, steps: int) -> float:
+        """Scalars of an epoch, and its probes where it is the first, second, third, fifth, eighth ... Returns the probes' score."""
+        truth = self.signals.truth(self.index)
+        with torch.no_grad():
+            device = next(model.decoder.parameters()).device
+            field = model.objective.field(model.source(truth.to(device)), model.decoder)
+            scores = self.domain.score(field, truth.to(device))
+        for name, values in scores.items():
+            self.board.add_scalar(f"probes/{name}", values.mean().item(), epoch)
+        observed = loss.observed.sum().clamp(min=1)
+        self.board.add_scalar("loss/total", loss.total.mean().item(), epoch)
+        self.board.add_scalar("loss/data", (loss.data.sum() / observed).item(), epoch)
+        self.board.add_scalar("loss/prior", (loss.prior.sum() / observed).item(), epoch)
+        if _is_landmark(epoch):
+            pictures = self.domain.render(field)
+            self.board.add_images("reconstructions", pictures, epoch, dataformats="NHWC")
+            Picture.fromarray(rearrange(pictures, "b h w c -> h (b w) c")).save(self.progress / f"epoch-{epoch:05d}.png")
+        return scores[self.domain.headline].mean().item()
+
+    def close(self, model: Model, codes: torch.Tensor) -> None:
+        """Reconstructions over time as one sheet, and the embedding."""
+        device = next(model.decoder.parameters()).device
+        with torch.no_grad():
+            final = self.domain.render(model.objective.field(Latent(codes[self.index].to(device)), model.decoder))
+        rows = {"data": self.domain.draw(self.signals.truth(self.index))}
+        for file in sorted(self.progress.glob("epoch-*.png")):
+            strip = np.asarray(Picture.open(file).convert("RGB"))
+            rows[f"epoch {int(file.stem.removeprefix('epoch-'))}"] = rearrange(strip, "h (b w) c -> b h w c", b=len(self.index))
+        rows["final"] = final
+        sheet(rows).save(self.folder / "figures" / "reconstructions.png")
+        some = torch.linspace(0, len(codes) - 1, min(EMBEDDED, len(codes))).long()
+        sprites = torch.from_numpy(self.domain.draw(self.signals.truth(some))).permute(0, 3, 1, 2).float() / 255
+        labels = self.signals.labels
+        names = [str(int(labels[i])) if labels is not None else self.signals.ids[i] for i in some.tolist()]
+        self.board.add_embedding(codes[some], metadata=names, label_img=sprites, tag="codes")
+        self.board.close()
+
+
+def _is_landmark(epoch: int) -> bool:
+    """1, 2, 3, 5, 8, 13 ...: early epochs change most."""
+    return any(epoch == round(math.exp(k / 2)) for k in range(2 * 14)) or epoch <= 3

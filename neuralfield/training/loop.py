@@ -1,0 +1,64 @@
+"""The one loop: batches of signals, one schedule's step after another. It yields after every step and keeps nothing."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from neuralfield.recipe import Model, Training
+from neuralfield.seeds import generator
+from neuralfield.signals.signals import Signals
+from neuralfield.training.schedules.schedule import Optimisers, Schedule
+from neuralfield.types import Loss
+
+SMALLEST_RATE = 0.01
+"""Share of the rates that is left at the end of a cosine: enough that the last steps still do something."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in a fit: `step` counts within the epoch, `steps` over all."""
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+
+
+def train(
+    model: Model,
+    optimisers: Optimisers,
+    schedule: Schedule,
+    signals: Signals,
+    settings: Training,
+    position: Position,
+    seed: int,
+    done: Callable[[Position], float],
+) -> Iterator[tuple[Position, Loss]]:
+    """Steps from `position` until `done` (the share of the fit that lies behind) reaches 1; yields each new position and its loss.
+
+    Batches depend on (seed, epoch, step) alone, so that a fit can go on from any position as if it had never stopped.
+    """
+    device = next(model.decoder.parameters()).device
+    per_epoch = math.ceil(len(signals) / settings.batch)
+    while (share := done(position)) < 1:
+        order = torch.randperm(len(signals), generator=generator(seed, position.epoch))
+        for index in order.split(settings.batch)[position.step :]:
+            factor = rate_factor(position.steps, share, settings)
+            optimisers.rates(settings.latent_rate * factor, settings.decoder_rate * factor)
+            draw = generator(seed, position.epoch, position.step)
+            observations = signals.batch(index, settings.points, draw).to(device)
+            loss = schedule.step(model, optimisers, observations, position.epoch, draw)
+            ended = position.step + 1 == per_epoch
+            position = Position(position.epoch + ended, 0 if ended else position.step + 1, position.steps + 1)
+            yield position, loss
+            if (share := done(position)) >= 1:
+                break
+
+
+def rate_factor(steps: int, share: float, settings: Training) -> float:
+    """What the rates are multiplied by: a linear warm-up, then a half cosine over the share of the fit that is done."""
+    warm = min(1.0, (steps + 1) / (settings.warmup + 1))
+    if settings.decay == "constant":
+        return warm
+    return warm * (SMALLEST_RATE + (1 - SMALLEST_RATE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))

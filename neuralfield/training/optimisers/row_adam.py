@@ -1,0 +1,41 @@
+"""Adam for banks: only the rows of the batch move, and each row counts its own steps."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RowAdam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba 2015) on sparse gradients of shape [n, D].
+
+    torch.optim.SparseAdam corrects its bias by a step count common to all rows, so that a row met for the first time late
+    takes a first step sqrt(.001)^-1 x .1 = 3.2 times too long; here each row has its own count. Momentum decays only when a row is met.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move the rows that have gradients."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, group["lr"], group["betas"], group["eps"])
+
+    def _move(self, p: Tensor, lr: float, betas: tuple[float, float], eps: float) -> None:
+        state = self.state[p]
+        if not state:
+            state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+            state["steps"] = torch.zeros(len(p), 1, dtype=torch.int32, device=p.device)
+        gradient = p.grad.coalesce() if p.grad.is_sparse else p.grad.to_sparse(1).coalesce()  # type: ignore[union-attr]
+        rows, g = gradient.indices()[0], gradient.values()
+        steps = state["steps"][rows] + 1
+        mean = state["mean"][rows].lerp_(g, 1 - betas[0])
+        square = state["square"][rows].lerp_(g.square(), 1 - betas[1])
+        step = (mean / (1 - betas[0] ** steps)) / ((square / (1 - betas[1] ** steps)).sqrt() + eps)
+        for name, value in (("steps", steps), ("mean", mean), ("square", square)):
+            state[name].index_copy_(0, rows, value)
+        p.index_add_(0, rows, step, alpha=-lr)
