@@ -74,10 +74,14 @@ class Inference(Part):
 
 
 class Training(BaseModel):
-    """How long, how fast, with what. Rates follow a warm-up of `warmup` steps, then `decay` over the whole fit."""
+    """How long, how fast, with what. Rates follow a warm-up of `warmup` steps, then `decay` over the whole fit.
+
+    A fit lasts `epochs`, or as many whole epochs as hold `steps`: small data sets are gone over more often.
+    """
 
     model_config = ConfigDict(extra="forbid")
     epochs: int | None = Field(default=None, ge=1)
+    steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=64, ge=1)
     points: int | None = Field(default=None, ge=1)
     optimiser: str = "muon"

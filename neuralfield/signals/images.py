@@ -115,7 +115,7 @@ def resized(pixels: Tensor, resize: list[int] | int | None) -> Tensor:
     """`pixels` [n, h, w, v] at size `resize`, [height, width] or one number for both (antialiased bilinear); None leaves them."""
     if resize is None:
         return pixels
-    size = [resize, resize] if isinstance(resize, int) else list(resize)
+    size = list(resize) if isinstance(resize, list | tuple) else [resize, resize]
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise UsageError(f"signals.resize must be one side or [height, width] in whole pixels, got {resize}")
     if size == list(pixels.shape[1:3]):

@@ -125,7 +125,7 @@ def _read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(images [n, 32, 32, 3], labels [n]) of one batch."""
     try:
         planes, labels = _cifar_binary(path) if path.suffix == ".bin" else _cifar_python(path)
-        if labels.shape != planes.shape[:1]:
+        if labels.shape != planes.shape[:1] or not labels.size:
             raise ValueError(f"it has {labels.size} labels for {len(planes)} images")
         return planes.reshape(-1, *CIFAR_SHAPE).transpose(0, 2, 3, 1), labels
     except Exception as error:  # a damaged pickle may raise anything, says its documentation

@@ -1,5 +1,6 @@
 """Fitting: signals and a recipe in, a run out."""
 
+import math
 import signal
 import threading
 import time
@@ -28,8 +29,6 @@ from neuralfield.training.progress import Progress, Report
 from neuralfield.training.schedules.schedule import Optimisers, Schedule
 from neuralfield.types import Estimate, Latent, Observations
 
-EPOCHS = 10
-"""Where neither the recipe, the schedule nor the caller says how long."""
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
 CHECKPOINT_EVERY = 10.0
@@ -122,7 +121,8 @@ def fit(
     else:
         model.source.initialise(lambda: training.batches(1024), generator(seed, INITIALISING))
     started -= state.spent
-    wanted = epochs or chosen.training.epochs or schedule.epochs or EPOCHS
+    per_epoch = math.ceil(len(training) / chosen.training.batch)
+    wanted = epochs or chosen.training.epochs or schedule.epochs or math.ceil(chosen.training.steps / per_epoch)
     if folder is not None:
         kept = {"seed": seed, **({"budget": budget} if budget else {"epochs_wanted": wanted})}
         write_recipe(folder, chosen, finished=False, facts=kept)
@@ -146,7 +146,7 @@ def _train(
     progress: Progress,
 ) -> None:
     """Run the loop: reports, checkpoints, early stopping, Ctrl-C."""
-    per_epoch = -(-len(state.signals) // state.recipe.training.batch)
+    per_epoch = math.ceil(len(state.signals) / state.recipe.training.batch)
     trained_for = None if budget is None else budget * (1 - POLISH_SHARE * bool(state.recipe.training.polish))
 
     def done(position: Position) -> float:
