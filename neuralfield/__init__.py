@@ -8,30 +8,9 @@ Public names are imported when first used; nothing inside the package imports th
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from neuralfield.completion import Completion, complete
-    from neuralfield.decoders.decoder import Decoder
-    from neuralfield.domains.domain import Domain
-    from neuralfield.errors import NeuralfieldError, UsageError
-    from neuralfield.inference.adam import Adam
-    from neuralfield.inference.solver import Solver
-    from neuralfield.latents.bank import Bank
-    from neuralfield.latents.priors import Gaussian, Isotropic
-    from neuralfield.objective import MAP
-    from neuralfield.recipe import Model, Recipe, build
-    from neuralfield.registry import register
-    from neuralfield.run import Run, load_signals
-    from neuralfield.signals.images import Images
-    from neuralfield.signals.masks import Visibility
-    from neuralfield.signals.signals import Signals, load
-    from neuralfield.training.fit import fit
-    from neuralfield.training.optimisers.muon import Muon
-    from neuralfield.training.optimisers.row_adam import RowAdam
-    from neuralfield.types import Estimate, Field, Latent, Loss, Observations
 
 _HOMES = {
     "completion": ["Completion", "complete"],

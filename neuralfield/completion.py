@@ -53,4 +53,7 @@ def views(run: Run, signals: Signals, visibility: Visibility) -> Iterator[tuple[
 
 def _joined(collected: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
     sides = {side: scores for batch in collected for side, scores in batch.items()}
-    return {side: {name: torch.cat([batch[side][name].cpu() for batch in collected if side in batch]) for name in scores} for side, scores in sides.items()}
+    return {
+        side: {name: torch.cat([batch[side][name].cpu() for batch in collected if side in batch]) for name in scores}
+        for side, scores in sides.items()
+    }

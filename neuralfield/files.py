@@ -51,7 +51,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, json.loads((file.metadata() or {}).get("about", "{}"))
     except FileNotFoundError:
-        raise NeuralfieldError(f"{path} is missing: the run is half written; finish it with nf fit --resume, or fit again") from None
+        raise NeuralfieldError(
+            f"{path} is missing: the run is half written; finish it with nf fit --resume, or fit again"
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise NeuralfieldError(f"{path} is damaged or truncated ({error}); restore it from a copy, or fit again") from None
 
@@ -61,11 +63,15 @@ def restore(module: torch.nn.Module, tensors: Mapping[str, Tensor], file: Path) 
     parameters, buffers = dict(module.named_parameters()), set(module.state_dict())
     if buffers != set(tensors):
         odd = sorted(buffers ^ set(tensors))
-        raise NeuralfieldError(f"{file} does not fit its recipe: {odd[0]} is {'missing' if odd[0] in buffers else 'not part of it'}")
+        raise NeuralfieldError(
+            f"{file} does not fit its recipe: {odd[0]} is {'missing' if odd[0] in buffers else 'not part of it'}"
+        )
     for name, tensor in tensors.items():
         if name in parameters:
             if parameters[name].shape != tensor.shape:
-                raise NeuralfieldError(f"{file} does not fit its recipe: {name} is {list(tensor.shape)}, not {list(parameters[name].shape)}")
+                raise NeuralfieldError(
+                    f"{file} does not fit its recipe: {name} is {list(tensor.shape)}, not {list(parameters[name].shape)}"
+                )
             parameters[name].data.copy_(tensor)
         else:
             owner, _, leaf = name.rpartition(".")

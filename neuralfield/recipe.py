@@ -203,7 +203,9 @@ def _find(name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         return Path(name)
     if name not in recipe_names():
-        raise UsageError(f'there is no recipe "{name}"{nearest(name, recipe_names())}; known: {", ".join(recipe_names())}, or a .toml file')
+        raise UsageError(
+            f'there is no recipe "{name}"{nearest(name, recipe_names())}; known: {", ".join(recipe_names())}, or a .toml file'
+        )
     return Path(str(RECIPES / f"{name}.toml"))
 
 
@@ -245,11 +247,16 @@ def _signature_model(table: str, kind: str) -> type[BaseModel]:
     """A pydantic model of a constructor's arguments, without those that `build` fills in."""
     parameters = inspect.signature(resolve(ROOMS[table], kind)).parameters.values()
     given = {
-        p.name: (Any if p.annotation is p.empty else p.annotation, None if table == "domain" and p.default is p.empty else p.default)
+        p.name: (
+            Any if p.annotation is p.empty else p.annotation,
+            None if table == "domain" and p.default is p.empty else p.default,
+        )
         for p in parameters
         if p.name not in FILLED_IN[table] and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
-    fields: dict[str, Any] = {name: (kind, ... if default is inspect.Parameter.empty else default) for name, (kind, default) in given.items()}
+    fields: dict[str, Any] = {
+        name: (kind, ... if default is inspect.Parameter.empty else default) for name, (kind, default) in given.items()
+    }
     return create_model(f"{table}.{kind}", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
 
 
@@ -258,7 +265,9 @@ def _make(table: str, part: Part, context: dict[str, Any]) -> Any:
     takes = inspect.signature(resolve(ROOMS[table], part.kind)).parameters
     missing = [key for key in takes if key in context and context[key] is None]
     if missing:
-        raise UsageError(f'[{table}] of kind "{part.kind}" needs signals with a {missing[0]} of their own, and this domain has none')
+        raise UsageError(
+            f'[{table}] of kind "{part.kind}" needs signals with a {missing[0]} of their own, and this domain has none'
+        )
     return construct(table, part.kind, {**part.arguments, **{key: value for key, value in context.items() if key in takes}})
 
 
@@ -278,6 +287,4 @@ def _one_line(error: ValidationError, model: type[BaseModel], where: str = "") -
 
 
 def _without_none(tables: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value for key, value in tables.items() if value is not None
-    }
+    return {key: _without_none(value) if isinstance(value, dict) else value for key, value in tables.items() if value is not None}

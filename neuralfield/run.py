@@ -1,7 +1,7 @@
 """A fitted model, in memory and on disk."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ class Run:
     def __init__(self, recipe: Recipe, model: Model, ids: list[str], labels: Tensor | None, facts: dict[str, Any]) -> None:
         self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, ids, labels, facts
         self.domain, self.decoder = model.domain, model.decoder
-        self.learned = nn.ModuleDict()
+        self.start, self.prior = construct_start(self), construct_prior(self)
         self.path: Path | None = None
 
     @property
@@ -49,7 +49,7 @@ class Run:
 
     def to(self, device: torch.device | str) -> Self:
         """Move every part to a device."""
-        for module in (self.model.source, self.decoder, self.model.objective, self.learned):
+        for module in (self.model.source, self.decoder, self.model.objective, self.start, self.prior):
             module.to(device)
         return self
 
@@ -61,20 +61,20 @@ class Run:
 
     def prepare(self, signals: Signals, generator: torch.Generator) -> None:
         """Learn from the fitted bank and its signals what inference needs: the start and the prior of completions."""
-        start = construct_start(self)
-        start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
-        self.learned = nn.ModuleDict({"start": start, "prior": construct_prior(self).fit(self.codes.cpu())})
-        self.learned.to(self.device)
+        self.start, self.prior = construct_start(self), construct_prior(self)
+        self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
+        self.prior.fit(self.codes.cpu())
+        self.to(self.device)
 
     def infer(self, observations: Observations, solver: Solver | None = None) -> Estimate:
         """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU."""
         solver = solver or self.solver()
-        start, objective = self.learned["start"], self.completion_objective()
+        objective = self.completion_objective()
         estimates = []
         for rows in torch.arange(len(observations)).split(self.recipe.inference.batch):
             batch = observations.rows(rows).to(self.device)
-            estimate = solver.solve(objective, self.decoder, batch, start(batch, self.decoder, objective))
-            estimates.append(replace(estimate, evaluations=estimate.evaluations + start.evaluations(batch)))
+            estimate = solver.solve(objective, self.decoder, batch, self.start(batch, self.decoder, objective))
+            estimates.append(replace(estimate, evaluations=estimate.evaluations + self.start.evaluations(batch)))
         return concatenate(estimates)
 
     def solver(self, **changes: Any) -> Solver:
@@ -87,7 +87,7 @@ class Run:
         """The objective of the fit, with the prior that was learned from the bank."""
         objective = self.recipe.objective
         parts = {"measurement": self.model.objective.measurement, "likelihood": self.model.objective.likelihood}
-        made: Objective = construct("objective", objective.kind, {**objective.arguments, **parts, "prior": self.learned["prior"]})
+        made: Objective = construct("objective", objective.kind, {**objective.arguments, **parts, "prior": self.prior})
         return made
 
     def add(self, signals: Signals) -> Estimate:
@@ -96,9 +96,8 @@ class Run:
         estimate = concatenate([self.infer(batch) for batch in signals.batches(self.recipe.inference.batch)])
         self.model.source.extend(estimate.latent.mean)
         self.ids = [*self.ids, *signals.ids]
-        both = self.labels is not None and signals.labels is not None
-        self.labels = torch.cat([self.labels, signals.labels]) if both else None
-        self.learned["start"].codes = self.codes
+        self.labels = torch.cat([self.labels, signals.labels]) if self.labels is not None and signals.labels is not None else None
+        self.start.codes = self.codes
         return estimate
 
     def save(self, path: str | Path | None = None) -> None:
@@ -110,7 +109,9 @@ class Run:
         labels = {} if self.labels is None else {"labels": self.labels}
         files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
-        files.write_tensors(folder / "inference.safetensors", self.learned.state_dict(), kinds)
+        files.write_tensors(
+            folder / "inference.safetensors", nn.ModuleDict({"start": self.start, "prior": self.prior}).state_dict(), kinds
+        )
         files.write_json(folder / "metrics.json", self.facts)
         write_recipe(folder, self.recipe, finished=True, facts=self.facts)
         self.path = folder
@@ -134,15 +135,16 @@ class Run:
 
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
-        for name, part in (("start", construct_start(self)), ("prior", construct_prior(self))):
-            stored = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        for name, part in (("start", self.start), ("prior", self.prior)):
             if kinds.get(name) == getattr(self.recipe.inference, name):
+                stored = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
                 files.restore(part, stored, file)
             elif isinstance(part, Prior):
                 part.fit(self.codes)
             elif part.state_dict():
-                raise UsageError(f'start "{self.recipe.inference.start}" has to be learned during the fit; this run has "{kinds.get(name)}"')
-            self.learned[name] = part
+                raise UsageError(
+                    f'start "{self.recipe.inference.start}" is learned during a fit; this run learned "{kinds.get(name)}" instead'
+                )
 
 
 def concatenate(estimates: list[Estimate]) -> Estimate:
@@ -151,10 +153,12 @@ def concatenate(estimates: list[Estimate]) -> Estimate:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(e, name).cpu() for e in estimates])
 
-    losses = {f.name: torch.cat([getattr(e.loss, f.name).detach().cpu() for e in estimates]) for f in fields(Loss) if f.name in ("data", "prior", "observed")}
+    data, prior, observed = (
+        torch.cat([getattr(e.loss, name).detach().cpu() for e in estimates]) for name in ("data", "prior", "observed")
+    )
     return Estimate(
         Latent(torch.cat([e.latent.mean.cpu() for e in estimates])),
-        Loss(**losses, batch=torch.zeros(())),
+        Loss(data, prior, observed, batch=torch.zeros(())),
         joined("converged"),
         joined("steps"),
         joined("evaluations"),
@@ -181,7 +185,9 @@ def check_fit(signals: Signals, run: Run) -> None:
     for name, have in signals.domain_arguments.items():
         want = run.recipe.domain.arguments.get(name)
         if have != want:
-            raise NeuralfieldError(f"the run was fitted to signals of {name} {want}, but the data have {name} {have}{_remedy(run, name)}")
+            raise NeuralfieldError(
+                f"the run was fitted to signals of {name} {want}, but the data have {name} {have}{_remedy(run, name)}"
+            )
 
 
 def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signals:
@@ -191,7 +197,9 @@ def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signal
         raise UsageError("this run was fitted to signals given in Python, so say which data: --data SOURCE")
     kind, path = sources.parse(source) if source else (own.kind, own.arguments.get("path"))  # type: ignore[union-attr]
     takes = sources.accepted(kind)
-    prepared = {k: v for k, v in (own.arguments if own else {}).items() if k in takes and k not in ("path", "split", "limit", "skip_bad")}
+    prepared = {
+        k: v for k, v in (own.arguments if own else {}).items() if k in takes and k not in ("path", "split", "limit", "skip_bad")
+    }
     fitting = {k: v for k, v in run.recipe.domain.arguments.items() if k in takes}
     signals = sources.build(kind, {**fitting, **prepared, "path": path, **settings})
     check_fit(signals, run)
@@ -207,7 +215,8 @@ def _remedy(run: Run, name: str) -> str:
 
 def write_recipe(folder: Path, recipe: Recipe, finished: bool, facts: dict[str, Any]) -> None:
     """recipe.toml: the complete recipe and, in [run], the format's version and how far the fit came."""
-    about = {"format": FORMAT, "finished": finished, **{k: facts[k] for k in ("epochs", "seed", "epochs_wanted", "budget") if k in facts}}
+    about: dict[str, Any] = {"format": FORMAT, "finished": finished}
+    about |= {key: facts[key] for key in ("epochs", "seed", "epochs_wanted", "budget") if key in facts}
     files.write_bytes(folder / "recipe.toml", (recipe.to_toml() + "\n" + tomli_w.dumps({"run": about})).encode())
 
 
@@ -215,8 +224,12 @@ def read_recipe(folder: Path, settings: list[str] | tuple[str, ...] = ()) -> tup
     """(recipe, [run] table) of a run folder."""
     file = folder / "recipe.toml"
     if not file.exists():
-        raise NeuralfieldError(f"{folder} is not a run folder: it has no recipe.toml" if folder.exists() else f"there is no run {folder}")
+        raise NeuralfieldError(
+            f"{folder} is not a run folder: it has no recipe.toml" if folder.exists() else f"there is no run {folder}"
+        )
     about = read_toml(file).get("run", {})
     if about.get("format", 0) > FORMAT:
-        raise NeuralfieldError(f"{folder} was written by a newer neuralfield (format {about['format']}, this one reads up to {FORMAT}); upgrade neuralfield")
+        raise NeuralfieldError(
+            f"{folder} was written by a newer neuralfield (format {about['format']}; this one reads up to {FORMAT}); upgrade it"
+        )
     return Recipe.load(str(file), settings), about

@@ -46,7 +46,12 @@ class Observations(_Tensors):
 
     def __post_init__(self) -> None:
         b, n, _ = self.values.shape
-        if self.coords.shape[0] not in (1, b) or self.coords.shape[1] != n or self.weight.shape != (b, n) or self.index.shape != (b,):
+        if (
+            self.coords.shape[0] not in (1, b)
+            or self.coords.shape[1] != n
+            or self.weight.shape != (b, n)
+            or self.index.shape != (b,)
+        ):
             shapes = {f.name: list(getattr(self, f.name).shape) for f in fields(self)}
             raise NeuralfieldError(f"observations do not fit together: {shapes}; expected [B], [B or 1, N, C], [B, N, V], [B, N]")
         seen = (self.weight > 0)[..., None]
@@ -86,6 +91,11 @@ class Latent(_Tensors):
         return len(self.mean)
 
 
+def unchanged(predicted: Tensor) -> Tensor:
+    """The link of decoders whose output is the value itself."""
+    return predicted
+
+
 @dataclass(frozen=True)
 class Field:
     """A decoder bound to codes: a continuous function of coordinates, at any resolution.
@@ -95,7 +105,7 @@ class Field:
 
     evaluate: Callable[[Conditioning, Tensor], Tensor]
     conditioning: Conditioning
-    link: Callable[[Tensor], Tensor] = staticmethod(lambda predicted: predicted)
+    link: Callable[[Tensor], Tensor] = unchanged
 
     def __call__(self, coords: Float[Tensor, "*G N C"]) -> Float[Tensor, "B N V"]:
         """Values at `coords` [N, C] (the same points for every signal), [1, N, C] or [B, N, C]."""

@@ -13,7 +13,13 @@ from neuralfield.cli import options
 @options.settings
 @options.common
 def command(
-    run_path: Path, source: str | None, split: str | None, limit: int | None, skip_bad: bool, settings: tuple[str, ...], as_json: bool
+    run_path: Path,
+    source: str | None,
+    split: str | None,
+    limit: int | None,
+    skip_bad: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Let new signals join the bank: their codes are searched with the decoder frozen.
 
@@ -28,5 +34,7 @@ def command(
     before = len(run.ids)
     estimate = run.add(signals)
     run.save()
-    options.say(f"{run_path}  {before} signals + {len(signals)} = {len(run.ids)}; {estimate.converged.float().mean():.0%} of the new converged")
+    options.say(
+        f"{run_path}  {before} signals + {len(signals)} = {len(run.ids)}; {estimate.converged.float().mean():.0%} converged"
+    )
     options.finish(as_json, {"run": str(run_path), "signals": len(run.ids), "added": len(signals)})

@@ -17,7 +17,14 @@ from neuralfield.cli import options
 @click.option("--out", type=click.Path(path_type=Path), help="Write a contact sheet of the first signals (PNG).")
 @options.common
 def command(
-    source: str, split: str, limit: int | None, skip_bad: bool, strict: bool, settings: tuple[str, ...], out: Path | None, as_json: bool
+    source: str,
+    split: str,
+    limit: int | None,
+    skip_bad: bool,
+    strict: bool,
+    settings: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Look at a data set: how many signals, of what kind, which labels.
 
@@ -33,7 +40,9 @@ def command(
     from neuralfield.signals.signals import load
 
     options.warnings_as_lines(as_errors=strict)
-    signals = load(source, split=split, limit=limit, **table_settings("signals", settings), **({"skip_bad": True} if skip_bad else {}))
+    signals = load(
+        source, split=split, limit=limit, **table_settings("signals", settings), **({"skip_bad": True} if skip_bad else {})
+    )
     facts = describe(signals)
     for key, value in facts.items():
         options.say(f"{key:<10} {value}")

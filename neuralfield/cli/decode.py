@@ -10,10 +10,21 @@ from neuralfield.cli import options
 
 @click.command("decode")
 @options.run_argument
-@click.option("--signal", "signals", multiple=True, metavar="I", help="Which signal of the bank, by number or id; repeatable; 0 by default.")
-@click.option("--codes", type=click.Path(path_type=Path), help="Codes from a file instead: .npz as nf codes and nf infer write, or .npy [n, D].")
+@click.option(
+    "--signal", "signals", multiple=True, metavar="I", help="Which signal of the bank, by number or id; repeatable; 0 by default."
+)
+@click.option(
+    "--codes",
+    type=click.Path(path_type=Path),
+    help="Codes from a file instead: .npz as nf codes and nf infer write, or .npy [n, D].",
+)
 @click.option("--resolution", type=click.IntRange(min=1), help="Samples along the longer side; by default the signals' own.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".png picture, .npy values [n, height, width, channels], .csv coordinates and values.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help=".png picture, .npy values [n, height, width, channels], .csv coordinates and values.",
+)
 @options.common
 def command(run_path: Path, signals: tuple[str, ...], codes: Path | None, resolution: int | None, out: Path, as_json: bool) -> None:
     """Write signals at any resolution.

@@ -1,6 +1,7 @@
 """nf eval."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,7 @@ from neuralfield.cli.inferring import infer_from_options
 @options.inference
 @options.settings
 @options.common
-def command(run_path: Path, as_json: bool, **chosen: object) -> None:
+def command(run_path: Path, as_json: bool, **chosen: Any) -> None:
     """Infer the codes of signals and score them; writes nothing.
 
     \b

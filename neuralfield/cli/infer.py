@@ -1,6 +1,7 @@
 """nf infer."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +16,7 @@ from neuralfield.cli.inferring import Inferred, infer_from_options
 @options.settings
 @click.option("--out", type=click.Path(path_type=Path), help="Where completions go; by default RUN/completions.")
 @options.common
-def command(run_path: Path, out: Path | None, as_json: bool, **chosen: object) -> None:
+def command(run_path: Path, out: Path | None, as_json: bool, **chosen: Any) -> None:
     """Find the codes of new signals, whole or partly seen, and write their completions.
 
     \b

@@ -22,7 +22,9 @@ def common(command: Command) -> Command:
 
 def settings(command: Command) -> Command:
     """--set."""
-    return click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change one key of the recipe; repeatable.")(command)
+    return click.option(
+        "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change one key of the recipe; repeatable."
+    )(command)
 
 
 def data(command: Command) -> Command:
@@ -42,7 +44,12 @@ def inference(command: Command) -> Command:
     for option in (
         click.option("--seed", type=int, default=0, show_default=True, help="For masks that draw at random."),
         click.option("--solver", metavar="NAME", help="Which solver finds the codes."),
-        click.option("--hide", multiple=True, metavar="WHAT", help="What is NOT seen: center:12, half:left, random:0.5, file:MASK; repeatable."),
+        click.option(
+            "--hide",
+            multiple=True,
+            metavar="WHAT",
+            help="What is NOT seen: center:12, half:left, random:0.5, file:MASK; repeatable.",
+        ),
         click.option("--observe", multiple=True, metavar="WHAT", help="What IS seen, in the same words; repeatable."),
     ):
         command = option(command)

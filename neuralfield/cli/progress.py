@@ -16,7 +16,12 @@ class Bar(training.Progress):
 
     def __init__(self, headline: str = "") -> None:
         self.headline, self.console = headline, Console(stderr=True)
-        columns = (TextColumn("{task.description:<20}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[facts]}"))
+        columns = (
+            TextColumn("{task.description:<20}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+        )
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
         self.task: TaskID | None = None
         self.name, self.last_line = "", 0.0

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures
+from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures, Linears
 
 
 class Concat(Decoder):
@@ -38,7 +38,7 @@ class Concat(Decoder):
         self.code_dim, self.entries = code_dim, (0,) if skip is None else (0, skip)
         outs = [width - entering if layer + 1 == skip else width for layer in range(depth)]
         ins = [entering if layer == 0 else width for layer in range(depth)]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(ins, outs, strict=True))
+        self.layers = Linears(ins, outs)
         self.out = nn.Linear(width, value_dim)
         self.activation = ACTIVATIONS[activation]
 

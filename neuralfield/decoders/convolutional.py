@@ -43,7 +43,7 @@ class Convolutional(Decoder):
         h = rearrange(self.first(z), "b (c h w) -> b c h w", h=height, w=width)
         for layer in self.layers:
             h = self.activation(h)
-            centres = rearrange(pixel_centres(*h.shape[2:], h.device), "1 (h w) c -> 1 c h w", h=h.shape[2])
+            centres = rearrange(pixel_centres(h.shape[2], h.shape[3], h.device), "1 (h w) c -> 1 c h w", h=h.shape[2])
             h = layer(torch.cat([h, centres.expand(len(h), -1, -1, -1)], 1))
         top, left = ((have - want) // 2 for have, want in zip(h.shape[2:], self.shape, strict=True))
         return h[..., top : top + self.shape[0], left : left + self.shape[1]]
@@ -56,4 +56,3 @@ class Convolutional(Decoder):
         # padded by the border so that points beyond the outermost centres continue flat
         sampled = grid_sample(conditioning, grid, mode="bicubic", padding_mode="border", align_corners=False)
         return rearrange(sampled, "b v n 1 -> b n v")
-

@@ -1,8 +1,8 @@
 """Layers that decoders of coordinates share."""
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FourierFeatures(nn.Module):
-    """t -> (t, sin 2 pi B t, cos 2 pi B t) with B ~ N(0, bandwidth^2) cycles per unit (Tancik et al. 2020); 0 frequencies give t alone."""
+    """t -> (t, sin 2 pi B t, cos 2 pi B t), B ~ N(0, bandwidth^2) in cycles per unit (Tancik et al. 2020).
+
+    With 0 frequencies it is t alone.
+    """
+
+    frequencies: Tensor
 
     def __init__(self, coord_dim: int, frequencies: int, bandwidth: float) -> None:
         super().__init__()
@@ -28,3 +33,16 @@ class FourierFeatures(nn.Module):
     def forward(self, coords: Float[Tensor, "G N C"]) -> Float[Tensor, "G N F"]:
         phase = 2 * math.pi * (coords @ self.frequencies)
         return torch.cat([coords, phase.sin(), phase.cos()], -1)
+
+
+class Linears(nn.ModuleList):
+    """Linear layers in a row, known to be so."""
+
+    def __init__(self, ins: list[int], outs: list[int]) -> None:
+        super().__init__(nn.Linear(i, o) for i, o in zip(ins, outs, strict=True))
+
+    def __iter__(self) -> Iterator[nn.Linear]:  # type: ignore[override]
+        return super().__iter__()  # type: ignore[return-value]
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index)

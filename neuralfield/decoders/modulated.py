@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.layers import FourierFeatures
+from neuralfield.decoders.layers import FourierFeatures, Linears
 
 
 class Modulated(Decoder):
@@ -37,9 +37,8 @@ class Modulated(Decoder):
         super().__init__()
         self.width, self.depth, self.modulation = width, depth, modulation
         siren = basis == "siren"
-        self.features: nn.Module = nn.Identity() if siren else FourierFeatures(coord_dim, frequencies, bandwidth)
-        in_dims = [coord_dim if siren else self.features.out_dim] + [width] * (depth - 1)
-        self.layers = nn.ModuleList(nn.Linear(n, width) for n in in_dims)
+        self.features = FourierFeatures(coord_dim, 0 if siren else frequencies, bandwidth)
+        self.layers = Linears([self.features.out_dim] + [width] * (depth - 1), [width] * depth)
         self.out = nn.Linear(width, value_dim)
         self.modulate = nn.Linear(code_dim, depth * width * (2 if modulation == "film" else 1))
         # SIREN's w0 enters the first layer alone, as in functa; later layers are initialised for sines of frequency 1
@@ -64,7 +63,7 @@ class Modulated(Decoder):
     @torch.no_grad()
     def _initialise_siren(self, coord_dim: int) -> None:
         nn.init.uniform_(self.layers[0].weight, -1 / coord_dim, 1 / coord_dim)
-        for linear in [*self.layers[1:], self.out]:
-            bound = math.sqrt(6 / linear.in_features)
+        bound = math.sqrt(6 / self.width)
+        for linear in self.layers[1:]:
             nn.init.uniform_(linear.weight, -bound, bound)
-        nn.init.uniform_(self.out.weight, -math.sqrt(6 / self.width) / 10, math.sqrt(6 / self.width) / 10)
+        nn.init.uniform_(self.out.weight, -bound / 10, bound / 10)

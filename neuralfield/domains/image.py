@@ -89,4 +89,3 @@ def as_picture(values: Float[Tensor, "B height width V"]) -> UInt8[np.ndarray, "
     elif channels == 2:
         values = torch.cat([values, torch.zeros_like(values[..., :1])], -1)
     return (values[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-

@@ -17,7 +17,7 @@ SHOWN = 12
 
 
 def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> Path:
-    """Write codes.npz, completions.npz (values [n, N, V] at coords [N, C]), metrics.json and completions.png; returns the picture's path."""
+    """Write codes, completed values [n, N, V] at coords [N, C], scores and a picture; returns the picture's path."""
     latent = completion.estimate.latent
     coords = run.domain.grid()[0]
     values = torch.cat([run.field(rows)(coords.to(run.device)).cpu() for rows in latent.mean.split(run.recipe.inference.batch)])
@@ -34,7 +34,10 @@ def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visi
 def _rows(run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> dict[str, np.ndarray]:
     """observed, completion, truth."""
     observed, hidden = next(views(run, signals.select(torch.arange(min(SHOWN, len(signals)))), visibility))
-    rows = {"observed": run.domain.draw(observed), "completion": run.domain.render(run.field(completion.estimate.latent.mean[: len(observed)]))}
+    rows = {
+        "observed": run.domain.draw(observed),
+        "completion": run.domain.render(run.field(completion.estimate.latent.mean[: len(observed)])),
+    }
     if bool((hidden.weight > 0).any()):
         rows["truth"] = run.domain.draw(signals.truth(torch.arange(len(observed))))
     return rows

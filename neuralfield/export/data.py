@@ -20,7 +20,13 @@ def describe(signals: Signals) -> dict[str, Any]:
         seen = batch.values[batch.weight > 0]
         lowest, highest = min(lowest, seen.min().item()), max(highest, seen.max().item())
         known, points = known + float((batch.weight > 0).sum()), points + batch.weight.numel()
-    facts = {"signals": len(signals), "domain": signals.domain, **signals.domain_arguments, "values": [lowest, highest], "known": known / points}
+    facts = {
+        "signals": len(signals),
+        "domain": signals.domain,
+        **signals.domain_arguments,
+        "values": [lowest, highest],
+        "known": known / points,
+    }
     if signals.labels is not None:
         classes, counts = signals.labels.unique(return_counts=True)
         facts["labels"] = dict(zip(map(str, classes.tolist()), counts.tolist(), strict=True))

@@ -65,7 +65,9 @@ def _row(run: Run, signal: str) -> int:
         return run.ids.index(signal)
     if signal.isdigit() and int(signal) < len(run.ids):
         return int(signal)
-    raise UsageError(f'there is no signal "{signal}"{nearest(signal, run.ids)}; say a number from 0 to {len(run.ids) - 1}, or an id')
+    raise UsageError(
+        f'there is no signal "{signal}"{nearest(signal, run.ids)}; say a number from 0 to {len(run.ids) - 1}, or an id'
+    )
 
 
 def _read_codes(run: Run, file: Path) -> Float[Tensor, "B D"]:

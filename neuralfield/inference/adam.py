@@ -49,7 +49,9 @@ class Adam(Solver):
     def _estimate(self, best: Tensor, loss: Loss, fell: Tensor) -> Estimate:
         converged = fell < self.tolerance
         reasons = tuple(
-            "converged" if settled else f"still falling, by {by:.2g} nats per value over the last {SETTLING:.0%} of {self.steps} steps"
+            "converged"
+            if settled
+            else f"still falling, by {by:.2g} nats per value over the last {SETTLING:.0%} of {self.steps} steps"
             for settled, by in zip(converged.tolist(), fell.tolist(), strict=True)
         )
         steps = torch.full((len(best),), self.steps)

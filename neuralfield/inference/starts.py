@@ -19,6 +19,8 @@ class Start(nn.Module, ABC):
     What `fit` learns is kept in buffers, and so in the run folder.
     """
 
+    codes: Tensor
+
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:
         super().__init__()
         self.register_buffer("codes", codes.detach(), persistent=False)
@@ -44,6 +46,8 @@ class Mean(Start):
 
 class Spectral(Start):
     """Principal coefficients of what was seen, then the linear map from coefficients to learned codes."""
+
+    map: Tensor
 
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:
         super().__init__(codes)
@@ -78,9 +82,7 @@ class Nearest(Start):
         coords, values, weight = observations.coords[:, where], observations.values[:, where], observations.weight[:, where]
         with torch.no_grad():
             fields = [field(c) for c in coords]  # one shared grid, or one per signal; each [K, n, V]
-        errors = [
-            (((fields[b % len(fields)] - values[b]).square().sum(-1)) * weight[b]).sum(1) for b in range(len(observations))
-        ]
+        errors = [(((fields[b % len(fields)] - values[b]).square().sum(-1)) * weight[b]).sum(1) for b in range(len(observations))]
         return Latent(candidates[torch.stack(errors).argmin(1)])
 
     def evaluations(self, observations: Observations) -> float:

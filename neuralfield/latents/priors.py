@@ -32,6 +32,8 @@ class Prior(nn.Module, ABC):
 class Isotropic(Prior):
     """N(0, std^2 I): the usual |z|^2 / (2 std^2) with its normalising constant."""
 
+    std: Tensor
+
     def __init__(self, code_dim: int, std: float = 1.0) -> None:
         super().__init__()
         if not std > 0:
@@ -52,6 +54,9 @@ class Isotropic(Prior):
 
 class Gaussian(Prior):
     """N(mean, covariance) with a full covariance, fitted to the codes of the bank."""
+
+    mean: Tensor
+    factor: Tensor
 
     def __init__(self, code_dim: int) -> None:
         super().__init__()

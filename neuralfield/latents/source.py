@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from neuralfield.errors import NeuralfieldError
 from neuralfield.types import Latent, Observations
 
 
@@ -13,9 +14,15 @@ class LatentSource(nn.Module, ABC):
     """source(observations) -> Latent. Its parameters are what training the codes means."""
 
     code_dim: int
+    codes: Tensor
+    """[n, D]: one code for each signal of the data set."""
 
     def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
         """Prepare for training on the signals that `batches()` goes over in order; only a bank has something to do."""
+
+    def extend(self, codes: Tensor) -> None:
+        """Append codes [m, D] of new signals; only a bank can."""
+        raise NeuralfieldError(f"{type(self).__name__} keeps no codes of signals, so none can join it")
 
     @abstractmethod
     def forward(self, observations: Observations) -> Latent:

@@ -24,6 +24,12 @@ OVERSAMPLING = 16
 class SpectralBasis(nn.Module):
     """The principal functions on the grid `coords` [N, C] that the signals share."""
 
+    coords: Tensor
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+    noise: Tensor
+
     def __init__(self, points: int, coord_dim: int, value_dim: int, rank: int) -> None:
         super().__init__()
         self.value_dim = value_dim

@@ -95,7 +95,9 @@ class Visibility:
         blind = ~(seen & (observations.weight > 0)).any(1)
         if blind.any():
             which = observations.index[blind].tolist()
-            raise NeuralfieldError(f"the masks hide everything of {len(which)} signals (the first is number {which[0]}); leave some points to see")
+            raise NeuralfieldError(
+                f"the masks hide everything of {len(which)} signals (the first is number {which[0]}); leave some points to see"
+            )
         return seen
 
 

@@ -35,9 +35,7 @@ class Signals(ABC):
         """What the domain's constructor must know of these signals (an image's height, width and channels)."""
 
     @abstractmethod
-    def batch(
-        self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None
-    ) -> Observations:
+    def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
         """Observations of some signals: all that is known of them, or `points` points drawn at random."""
 
     @abstractmethod
@@ -73,7 +71,9 @@ def parse(source: str) -> tuple[str, str | None]:
     if Path(source).is_dir():
         return "images", source
     known = ", ".join(names("signals"))
-    raise UsageError(f'"{source}" is no data source{nearest(kind, names("signals"))}; known: {known}, as name or name:path, or the path of a file')
+    raise UsageError(
+        f'"{source}" is no data source{nearest(kind, names("signals"))}; known: {known}, as name or name:path, or a file's path'
+    )
 
 
 def build(kind: str, settings: dict[str, Any]) -> Signals:

@@ -17,7 +17,9 @@ def path_of(folder: Path) -> Path:
     return folder / "resume" / "state.safetensors"
 
 
-def save(folder: Path, model: Model, optimisers: Optimisers, position: Position, facts: dict[str, Any], kept: dict[str, Tensor]) -> None:
+def save(
+    folder: Path, model: Model, optimisers: Optimisers, position: Position, facts: dict[str, Any], kept: dict[str, Tensor]
+) -> None:
     """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors."""
     tensors: dict[str, Tensor] = {}
     skeletons = {

@@ -17,7 +17,7 @@ from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.latents.source import FixedCodes
 from neuralfield.recipe import Model, Part, Recipe, build, construct
 from neuralfield.registry import names, nearest, resolve
-from neuralfield.run import Run, check_fit, concatenate, read_recipe, write_recipe
+from neuralfield.run import Run, read_recipe, write_recipe
 from neuralfield.seeds import generator
 from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals
@@ -27,7 +27,7 @@ from neuralfield.training.loop import Position, train
 from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.progress import Progress, Report
 from neuralfield.training.schedules.schedule import Optimisers, Schedule
-from neuralfield.types import Estimate, Latent, Observations
+from neuralfield.types import Estimate, Latent
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
@@ -40,7 +40,7 @@ VALIDATION_STEPS = 30
 INITIALISING, POLISHING, VALIDATING, SCORING = 1001, 1002, 1003, 1004  # seeds' second numbers, beyond any epoch's first draws
 
 
-class Interrupted(NeuralfieldError):
+class InterruptedFitError(NeuralfieldError):
     """The fit was stopped by Ctrl-C; its state was saved where it has a folder."""
 
     exit_code = 130
@@ -56,7 +56,7 @@ class _Fit:
     schedule: Schedule
     signals: Signals
     seed: int
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     spent: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -174,8 +174,12 @@ def _train(
                     break
             if interrupted():
                 _save(state, folder, started)
-                where = f"; its state was saved, go on with nf fit --resume --out {folder}" if folder else " and had no folder to save to"
-                raise Interrupted(f"the fit was interrupted in epoch {position.epoch + 1}{where}")
+                where = (
+                    f"; its state was saved, go on with nf fit --resume --out {folder}"
+                    if folder
+                    else " and had no folder to save to"
+                )
+                raise InterruptedFitError(f"the fit was interrupted in epoch {position.epoch + 1}{where}")
     _save(state, folder, started)
     if "best_decoder" in state.facts:
         _restore_best(state)
@@ -189,7 +193,7 @@ def _save(state: _Fit, folder: Path | None, started: float) -> None:
 
 
 def _out_of_patience(state: _Fit, held_out: Signals) -> bool:
-    """Search the held-out signals with the decoder as it is; keep the best decoder; True after `patience` epochs without a better one."""
+    """Search the held-out signals with the decoder as it is, and keep the best; True after `patience` epochs without a better one."""
     codes = state.model.source.codes.detach()
     solver = construct("inference", state.recipe.inference.kind, {**state.recipe.inference.arguments, "steps": VALIDATION_STEPS})
     total = 0.0
@@ -283,7 +287,12 @@ def _claim(folder: Path | None, overwrite: bool) -> None:
         raise NeuralfieldError(f"{folder} exists; go on with --resume, replace it with --overwrite, or choose another --out")
     if any(folder.iterdir()) and not (folder / "recipe.toml").exists():
         raise NeuralfieldError(f"{folder} is not a run folder (no recipe.toml), so it is not overwritten; choose another --out")
-    for file in [*folder.glob("*.safetensors"), *folder.glob("resume/*"), *folder.glob("events.out.*"), *folder.glob("figures/**/*.png")]:
+    for file in [
+        *folder.glob("*.safetensors"),
+        *folder.glob("resume/*"),
+        *folder.glob("events.out.*"),
+        *folder.glob("figures/**/*.png"),
+    ]:
         file.unlink()
 
 
@@ -295,11 +304,17 @@ def _data(data: Signals | str | None, recipe: Recipe, split: str | None, limit: 
         part = recipe.signals
         if data is not None:
             kind, path = sources.parse(data)
-            inherited = {k: v for k, v in (part.arguments if part else {}).items() if k in sources.accepted(kind) and k not in ("path", "split", "limit")}
+            inherited = {
+                k: v
+                for k, v in (part.arguments if part else {}).items()
+                if k in sources.accepted(kind) and k not in ("path", "split", "limit")
+            }
             part = Part(kind=kind, **{**inherited, "path": str(Path(path).resolve()) if path else None})
         if part is None:
             raise UsageError("say which data: --data SOURCE")
-        part = Part(kind=part.kind, **{**part.arguments, **{k: v for k, v in (("split", split), ("limit", limit)) if v is not None}})
+        part = Part(
+            kind=part.kind, **{**part.arguments, **{k: v for k, v in (("split", split), ("limit", limit)) if v is not None}}
+        )
         signals = sources.build(part.kind, part.arguments)
     if signals.domain != recipe.domain.kind:
         raise UsageError(f'the data are of domain "{signals.domain}", the recipe is for "{recipe.domain.kind}"')

@@ -22,7 +22,7 @@ EMBEDDED = 1000
 
 
 class Journal:
-    """Writes into a run's folder; pictures of probes go to figures/progress, one file per look, so that a resumed fit keeps them."""
+    """Writes into a run's folder; pictures of probes are one file per look, so that a resumed fit keeps them."""
 
     def __init__(self, folder: Path, domain: Domain, signals: Signals) -> None:
         self.folder, self.domain, self.signals = folder, domain, signals

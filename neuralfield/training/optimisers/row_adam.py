@@ -10,11 +10,13 @@ from torch import Tensor
 class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba 2015) on sparse gradients of shape [n, D].
 
-    torch.optim.SparseAdam corrects its bias by a step count common to all rows, so that a row met for the first time late
-    takes a first step sqrt(.001)^-1 x .1 = 3.2 times too long; here each row has its own count. Momentum decays only when a row is met.
+    torch.optim.SparseAdam corrects its bias by one step count for all rows, so that a row met for the first time late takes a
+    first step .1 / sqrt(.001) = 3.2 times too long; here each row has its own count, and its momentum decays when it is met.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8
+    ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
