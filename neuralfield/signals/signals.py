@@ -72,7 +72,7 @@ def parse(source: str) -> tuple[str, str | None]:
         return "images", source
     known = ", ".join(names("signals"))
     raise UsageError(
-        f'"{source}" is no data source{nearest(kind, names("signals"))}; known: {known}, as name or name:path, or a file's path'
+        f'"{source}" is no data source{nearest(kind, names("signals"))}; known: {known}, as name, name:path, or a path'
     )
 
 

@@ -193,7 +193,7 @@ def _save(state: _Fit, folder: Path | None, started: float) -> None:
 
 
 def _out_of_patience(state: _Fit, held_out: Signals) -> bool:
-    """Search the held-out signals with the decoder as it is, and keep the best; True after `patience` epochs without a better one."""
+    """Search the held-out signals with the decoder as it is, keep the best; True after `patience` epochs without a better one."""
     codes = state.model.source.codes.detach()
     solver = construct("inference", state.recipe.inference.kind, {**state.recipe.inference.arguments, "steps": VALIDATION_STEPS})
     total = 0.0
