@@ -57,8 +57,8 @@ def main(data: str | None, n_train: int, n_test: int, masked: int, target: float
         "",
         f"{time.strftime('%Y-%m-%d')}, {machine()}, one thread, `python benchmarks/image_quality.py`"
         f" ({n_train} training and {n_test} test digits at 32x32, code of 64 numbers).",
-        "CPU seconds of a fit include initialisation, polish, and preparing inference. The faithful recipe (random codes) is timed until",
-        f"it has {target} dB on its training images; measuring that is not counted.",
+        "CPU seconds of a fit include initialisation, polish, and preparing inference. The faithful recipe (random codes)",
+        f"is timed until it has {target} dB on its training images; measuring that is not counted.",
         "",
         "| recipe | train PSNR, dB | CPU s | faithful / this | new images by search, dB | CPU ms per new image | evaluations |",
         "|---|---|---|---|---|---|---|",

@@ -24,7 +24,6 @@ _HOMES = {
     "inference.adam": ["Adam"],
     "inference.solver": ["Solver"],
     "latents.bank": ["Bank"],
-    "latents.priors": ["Gaussian", "Isotropic"],
     "likelihoods": ["Likelihood"],
     "measurements": ["Points"],
     "objective": ["MAP", "Objective"],
@@ -39,14 +38,21 @@ _HOMES = {
     "training.optimisers.row_adam": ["RowAdam"],
     "types": ["Estimate", "Field", "Latent", "Loss", "Observations"],
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names} | {
+    # one name in two rooms
+    "GaussianLikelihood": ("likelihoods", "Gaussian"),
+    "BernoulliLikelihood": ("likelihoods", "Bernoulli"),
+    "GaussianPrior": ("latents.priors", "Gaussian"),
+    "IsotropicPrior": ("latents.priors", "Isotropic"),
+}
 __all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'neuralfield' has no attribute {name!r}")
-    return getattr(import_module(f"neuralfield.{_HOME_OF[name]}"), name)
+    home, attribute = _HOME_OF[name]
+    return getattr(import_module(f"neuralfield.{home}"), attribute)
 
 
 def __dir__() -> list[str]:

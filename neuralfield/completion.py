@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from neuralfield.inference.solver import Solver
-from neuralfield.run import Run, check_fit, concatenate
+from neuralfield.run import Run, check_fit, concatenate, load_signals
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Estimate, Observations
@@ -22,17 +22,22 @@ class Completion:
 
     def means(self) -> dict[str, dict[str, float]]:
         """Scores averaged over those signals that have one."""
-        return {side: {name: values.nanmean().item() for name, values in scores.items()} for side, scores in self.scores.items()}
+        return {
+            side: {name: values.nanmean().item() for name, values in scores.items() if not values.isnan().all()}
+            for side, scores in self.scores.items()
+        }
 
 
 def complete(
     run: Run,
-    signals: Signals,
-    visibility: Visibility,
+    signals: Signals | str,
+    visibility: Visibility | None = None,
     solver: Solver | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Completion:
-    """Search the codes of signals from what the masks leave of them, and score both sides of the masks."""
+    """Search the codes of signals (a data set, or the test split of a source) from what masks leave; score both sides."""
+    signals = load_signals(run, signals, split="test") if isinstance(signals, str) else signals
+    visibility = visibility or Visibility()
     check_fit(signals, run)
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):

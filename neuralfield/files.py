@@ -38,6 +38,14 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NeuralfieldError(f"{path} is damaged or truncated ({error}); restore it from a copy, or remove it") from None
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
     """A safetensors file; `about` is JSON that travels in its header."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -92,5 +100,5 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return {"codes": held} if isinstance(held, np.ndarray) else {name: held[name] for name in held.files}
     except FileNotFoundError:
         raise NeuralfieldError(f"{path} does not exist") from None
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise NeuralfieldError(f"{path} cannot be read as npz or npy ({error})") from None

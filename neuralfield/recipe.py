@@ -5,6 +5,7 @@ Each table has `kind` and, beside it, that class's constructor arguments, checke
 
 import inspect
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -74,22 +75,23 @@ class Inference(Part):
 
 
 class Training(BaseModel):
-    """How long, how fast, with what. Rates follow a warm-up of `warmup` steps, then `decay` over the whole fit.
+    """How long, how fast, with what. Rates warm up over the share `warmup` of the fit and follow `decay` over the whole.
 
-    A fit lasts `epochs`, or as many whole epochs as hold `steps`: small data sets are gone over more often.
+    A fit lasts `epochs`, or as many whole epochs as hold `steps`: small data sets are gone over more often. `polish` counts the
+    solver's steps on every code at the end; by default about as many as there were epochs, so that it costs about as much.
     """
 
     model_config = ConfigDict(extra="forbid")
     epochs: int | None = Field(default=None, ge=1)
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=780, ge=1)
     batch: int = Field(default=64, ge=1)
     points: int | None = Field(default=None, ge=1)
     optimiser: str = "muon"
     decoder_rate: float = Field(default=1e-2, gt=0)
     latent_rate: float = Field(default=3e-2, gt=0)
-    warmup: int = Field(default=100, ge=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
     decay: Literal["cosine", "constant"] = "cosine"
-    polish: int = Field(default=10, ge=0)
+    polish: int | None = Field(default=None, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
 
@@ -116,15 +118,17 @@ class Recipe(BaseModel):
         """A recipe by name or from a TOML file, with `a.b=c` settings applied."""
         tables = read_toml(_find(str(name)))
         tables.pop("run", None)  # what a run folder's recipe says about its fit
-        for setting in settings:
-            _apply(tables, setting)
-        return cls.from_tables(tables, str(name))
+        return cls.from_tables(_applied(tables, settings), str(name))
+
+    def changed(self, settings: Iterable[str]) -> Self:
+        """A recipe with `a.b=c` settings applied."""
+        return self.from_tables(_applied(_without_none(self.model_dump()), settings))
 
     @classmethod
     def from_tables(cls, tables: dict[str, Any], name: str = "recipe") -> Self:
         """Checked against every constructor's signature, and completed with its defaults."""
         try:
-            recipe = cls.model_validate(tables)
+            recipe = cls.model_validate({table: _with_kind(cls, table, keys) for table, keys in tables.items()})
         except ValidationError as error:
             raise UsageError(f"{name}: {_one_line(error, cls)}") from None
         for table in ROOMS:
@@ -132,6 +136,13 @@ class Recipe(BaseModel):
             if part is not None and table != "signals":  # a source checks its own settings when it is read
                 setattr(recipe, table, _complete(table, part))
         return recipe
+
+    def changed(self, settings: tuple[str, ...] | list[str]) -> "Recipe":
+        """The recipe with `a.b=c` settings applied."""
+        tables = self.model_dump()
+        for setting in settings:
+            _apply(tables, setting)
+        return type(self).from_tables(tables)
 
     def to_toml(self) -> str:
         """The complete recipe as TOML; what is None is left out."""
@@ -149,7 +160,13 @@ class Model:
 
 
 def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
-    """The parts for `count` signals, with weights drawn from `seed`; leaves torch's own random state as it was."""
+    """The parts for `count` signals, with weights drawn from `seed`; leaves torch's own random state as it was.
+
+    What inference will need is checked here too, so that a wrong name ends a fit before its first step and not after its last.
+    """
+    construct("inference", recipe.inference.kind, recipe.inference.arguments)
+    resolve("starts", recipe.inference.start)
+    resolve("priors", recipe.inference.prior)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         domain: Domain = _make("domain", recipe.domain, {})
@@ -175,9 +192,7 @@ def construct(table: str, kind: str, arguments: dict[str, Any]) -> Any:
 
 def table_settings(table: str, settings: tuple[str, ...] | list[str]) -> dict[str, Any]:
     """The keys of one table as a dictionary, from `table.key=value` settings; other tables are refused."""
-    tables: dict[str, Any] = {}
-    for setting in settings:
-        _apply(tables, setting)
+    tables = _applied({}, settings)
     if tables.keys() - {table}:
         raise UsageError(f"only [{table}] can be set here, as in {table}.key=value; got {', '.join(settings)}")
     changes: dict[str, Any] = tables.get(table, {})
@@ -209,6 +224,12 @@ def _find(name: str) -> Path:
     return Path(str(RECIPES / f"{name}.toml"))
 
 
+def _applied(tables: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    for setting in settings:
+        _apply(tables, setting)
+    return tables
+
+
 def _apply(tables: dict[str, Any], setting: str) -> None:
     """Change one key, in place. A new kind discards the other keys of its table."""
     key, equals, text = setting.partition("=")
@@ -216,6 +237,8 @@ def _apply(tables: dict[str, Any], setting: str) -> None:
     if not equals or not dot or not name:
         raise UsageError(f'--set needs table.key=value, as in decoder.width=256; got "{setting}"')
     value = _value(text.strip())
+    if not isinstance(tables.get(table, {}), dict):
+        raise UsageError(f'"{table}" is no table of the recipe, so {key.strip()} cannot be set')
     if name == "kind":
         tables[table] = {"kind": value}
     else:
@@ -232,13 +255,20 @@ def _value(text: str) -> Any:
         return text
 
 
+def _with_kind(recipe: type[Recipe], table: str, keys: Any) -> Any:
+    """The keys of a table, of the kind that the recipe has by default where they name none."""
+    default = recipe.model_fields[table].default if table in recipe.model_fields else None
+    return {"kind": default.kind, **keys} if isinstance(default, Part) and isinstance(keys, dict) else keys
+
+
 def _complete(table: str, part: Part) -> Part:
     """The part with every constructor argument checked and its defaults filled in."""
     takes = _signature_model(table, part.kind)
     try:
         checked = takes.model_validate(part.arguments)
     except ValidationError as error:
-        raise UsageError(_one_line(error, takes, f'[{table}] of kind "{part.kind}"')) from None
+        beside = set(type(part).model_fields) - {"kind"}
+        raise UsageError(_one_line(error, takes, f'[{table}] of kind "{part.kind}"', beside)) from None
     known = {name: getattr(part, name) for name in type(part).model_fields}
     return type(part)(**{**checked.model_dump(exclude_unset=table == "domain"), **known})
 
@@ -263,6 +293,9 @@ def _signature_model(table: str, kind: str) -> type[BaseModel]:
 def _make(table: str, part: Part, context: dict[str, Any]) -> Any:
     """A part from its own arguments and those that its constructor asks of the context."""
     takes = inspect.signature(resolve(ROOMS[table], part.kind)).parameters
+    unknown = [key for key, p in takes.items() if p.default is p.empty and key not in context and part.arguments.get(key) is None]
+    if unknown:
+        raise UsageError(f'[{table}] of kind "{part.kind}" needs a {unknown[0]}; nf.fit takes it from the signals')
     missing = [key for key in takes if key in context and context[key] is None]
     if missing:
         raise UsageError(
@@ -271,8 +304,8 @@ def _make(table: str, part: Part, context: dict[str, Any]) -> Any:
     return construct(table, part.kind, {**part.arguments, **{key: value for key, value in context.items() if key in takes}})
 
 
-def _one_line(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """The first mistake: where it is, what it is, and the nearest known spelling."""
+def _one_line(error: ValidationError, model: type[BaseModel], where: str = "", beside: Iterable[str] = ()) -> str:
+    """The first mistake: where it is, what it is, and the nearest known spelling. `beside`: keys known beside the model's."""
     first = error.errors()[0]
     path = [str(key) for key in first["loc"]]
     owner: Any = model
@@ -280,9 +313,11 @@ def _one_line(error: ValidationError, model: type[BaseModel], where: str = "") -
         owner = owner.model_fields[key].annotation if key in getattr(owner, "model_fields", {}) else owner
     place = where or (f"[{path[0]}]" if len(path) > 1 else "the recipe")
     if first["type"] == "extra_forbidden":
-        known = sorted(getattr(owner, "model_fields", {}))
+        known = sorted([*getattr(owner, "model_fields", {}), *beside])
         what = "key" if len(path) > 1 or where else "table"
         return f'{place} has no {what} "{path[-1]}"{nearest(path[-1], known)}; known: {", ".join(known) or "none"}'
+    if first["type"] == "missing":
+        return f'{place} needs a "{path[-1]}"'
     return f"{place}: {path[-1]} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

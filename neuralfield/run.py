@@ -1,6 +1,6 @@
 """A fitted model, in memory and on disk."""
 
-import json
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -33,10 +33,13 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, model: Model, ids: list[str], labels: Tensor | None, facts: dict[str, Any]) -> None:
-        self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, ids, labels, facts
+        self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, list(ids), labels, facts
         self.domain, self.decoder = model.domain, model.decoder
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.path or 'not saved'}: {len(self.ids)} signals, {self.recipe.decoder.kind} {self.recipe.domain.kind})"
 
     @property
     def codes(self) -> Float[Tensor, "n D"]:
@@ -56,18 +59,24 @@ class Run:
     def field(self, z: Float[Tensor, "B D"] | Latent) -> Field:
         """The continuous functions of some codes: field(coords [N, C]) -> values [B, N, V], in the data's units."""
         latent = z if isinstance(z, Latent) else Latent(z)
-        with torch.no_grad():
-            return self.model.objective.field(latent.to(self.device), self.decoder)
+        if latent.mean.ndim != self.codes.ndim or latent.mean.shape[1:] != self.codes.shape[1:]:
+            raise NeuralfieldError(f"codes must be [B, {self.codes.shape[1]}] for this run, got {list(latent.mean.shape)}")
+        field = self.model.objective.field(latent.to(self.device), self.decoder)
+        return replace(field, coord_dim=self.domain.coord_dim)
 
     def prepare(self, signals: Signals, generator: torch.Generator) -> None:
-        """Learn from the fitted bank and its signals what inference needs: the start and the prior of completions."""
+        """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior."""
+        self.decoder.requires_grad_(False)
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
         self.prior.fit(self.codes.cpu())
         self.to(self.device)
 
-    def infer(self, observations: Observations, solver: Solver | None = None) -> Estimate:
+    def infer(self, observations: Observations | Signals, solver: Solver | None = None) -> Estimate:
         """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU."""
+        if isinstance(observations, Signals):
+            check_fit(observations, self)
+            return concatenate([self.infer(batch, solver) for batch in observations.batches(self.recipe.inference.batch)])
         solver = solver or self.solver()
         objective = self.completion_objective()
         estimates = []
@@ -91,11 +100,14 @@ class Run:
         return made
 
     def add(self, signals: Signals) -> Estimate:
-        """Let new signals join the bank: their codes are searched with the decoder frozen."""
-        check_fit(signals, self)
-        estimate = concatenate([self.infer(batch) for batch in signals.batches(self.recipe.inference.batch)])
+        """Let new signals join the bank: their codes are searched with the decoder frozen. An id that is taken gets a number."""
+        estimate = self.infer(signals)
         self.model.source.extend(estimate.latent.mean)
-        self.ids = [*self.ids, *signals.ids]
+        taken = set(self.ids)
+        for name in signals.ids:
+            self.ids.append(_free(name, taken))
+            taken.add(self.ids[-1])
+        self.facts["signals"] = len(self.ids)
         self.labels = torch.cat([self.labels, signals.labels]) if self.labels is not None and signals.labels is not None else None
         self.start.codes = self.codes
         return estimate
@@ -124,12 +136,15 @@ class Run:
         if not about.get("finished"):
             raise NeuralfieldError(f"{folder} holds a fit that was not finished; go on with nf fit --resume --out {folder}")
         latents, ids = files.read_tensors(folder / "latents.safetensors")
+        if "codes" not in latents or len(latents["codes"]) != len(ids.get("ids", ())):
+            raise NeuralfieldError(f"{folder / 'latents.safetensors'} does not hold codes and an id for each of them; fit again")
         model = build(recipe, len(latents["codes"]))
         files.restore(model.decoder, files.read_tensors(folder / "decoder.safetensors")[0], folder / "decoder.safetensors")
         files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
-        facts = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
+        facts = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         run = cls(recipe, model, ids["ids"], latents.get("labels"), facts)
         run.path = folder
+        run.decoder.requires_grad_(False)
         run._restore_learned(folder / "inference.safetensors")
         return run
 
@@ -143,7 +158,7 @@ class Run:
                 part.fit(self.codes)
             elif part.state_dict():
                 raise UsageError(
-                    f'start "{self.recipe.inference.start}" is learned during a fit; this run learned "{kinds.get(name)}" instead'
+                    f'start "{self.recipe.inference.start}" is learned in a fit; {file} holds "{kinds.get(name, "none")}" instead'
                 )
 
 
@@ -164,6 +179,12 @@ def concatenate(estimates: list[Estimate]) -> Estimate:
         joined("evaluations"),
         tuple(reason for e in estimates for reason in e.reasons),
     )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or name-2, name-3 ... where it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def construct_prior(run: Run) -> Prior:

@@ -106,12 +106,19 @@ class Field:
     evaluate: Callable[[Conditioning, Tensor], Tensor]
     conditioning: Conditioning
     link: Callable[[Tensor], Tensor] = unchanged
+    coord_dim: int | None = None
+    """Where known, coordinates of another size are refused by name."""
 
     def __call__(self, coords: Float[Tensor, "*G N C"]) -> Float[Tensor, "B N V"]:
         """Values at `coords` [N, C] (the same points for every signal), [1, N, C] or [B, N, C]."""
+        if coords.ndim not in (2, 3) or coords.shape[-1] != (self.coord_dim or coords.shape[-1]):
+            raise NeuralfieldError(
+                f"a field needs coords [N, {self.coord_dim or 'C'}] or [B, N, {self.coord_dim or 'C'}], got {list(coords.shape)}"
+            )
         coords = coords if coords.ndim == 3 else coords[None]
-        # without gradients nothing is kept, so that a picture of any resolution fits in memory
-        chunk = coords.shape[1] if torch.is_grad_enabled() else max(1, EVALUATED_AT_ONCE // len(self))
+        # in parts where no gradient is asked for, so that a picture of any resolution fits in memory
+        wanted = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in (coords, *tree_leaves(self.conditioning)))
+        chunk = max(1, coords.shape[1] if wanted else EVALUATED_AT_ONCE // len(self))
         parts = [self.link(self.evaluate(self.conditioning, part)) for part in coords.split(chunk, 1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 

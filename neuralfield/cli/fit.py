@@ -77,7 +77,8 @@ def command(
     options.say(f"fitted {facts['signals']} signals in {facts['seconds']:.0f} s ({facts['epochs']} epochs): {scores}")
     options.say(f"run              {folder}")
     options.say(f"reconstructions  {folder}/figures/reconstructions.png")
-    options.say(f"try next         nf infer {folder} --hide center:12")
+    masked = "center:12" if run.domain.shape and min(run.domain.shape) > 12 else "random:0.5"
+    options.say(f"try next         nf infer {folder} --hide {masked}")
     options.say(f"                 nf decode {folder} --signal 0 --resolution 256 --out signal.png")
     options.say(f"                 tensorboard --logdir {folder}")
     shown = {key: facts[key] for key in ("signals", "epochs", "seconds", "points_per_second", "scores")}

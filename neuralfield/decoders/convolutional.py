@@ -27,9 +27,11 @@ class Convolutional(Decoder):
     pointwise: ClassVar[bool] = False
 
     def __init__(
-        self, shape: tuple[int, int], value_dim: int, code_dim: int, width: int = 32, activation: Activation = "leaky-relu"
+        self, shape: tuple[int, ...], value_dim: int, code_dim: int, width: int = 32, activation: Activation = "leaky-relu"
     ) -> None:
         super().__init__()
+        if len(shape) != 2:
+            raise ValueError(f"it makes maps of two axes, but the signals lie on a grid of {len(shape)}: {list(shape)}")
         self.shape, self.activation = shape, ACTIVATIONS[activation]
         doublings = max(0, int(math.log2(min(shape) / SMALLEST))) if min(shape) >= SMALLEST else 0
         self.first_shape = tuple(math.ceil(side / 2**doublings) for side in shape)

@@ -64,6 +64,6 @@ class Modulated(Decoder):
     def _initialise_siren(self, coord_dim: int) -> None:
         nn.init.uniform_(self.layers[0].weight, -1 / coord_dim, 1 / coord_dim)
         bound = math.sqrt(6 / self.width)
-        for linear in self.layers[1:]:
+        for linear in list(self.layers)[1:]:
             nn.init.uniform_(linear.weight, -bound, bound)
         nn.init.uniform_(self.out.weight, -bound / 10, bound / 10)

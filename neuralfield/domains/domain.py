@@ -1,13 +1,14 @@
 """What a signal is a function of, how it is scored, and how a person looks at it."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from neuralfield.errors import UsageError
+from neuralfield.registry import nearest
 from neuralfield.types import Field, Observations
 
 
@@ -20,6 +21,8 @@ class Domain(ABC):
     """Name of the likelihood used where the recipe names none."""
     headline: str
     """Name of the score that is shown while a fit runs."""
+    sides: ClassVar[dict[str, tuple[int, int]]] = {}
+    """Everyday names of sides, as (coordinate axis, sign), beside x (where x < 0) and -x."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -49,6 +52,7 @@ class Domain(ABC):
     def axis(self, side: str) -> tuple[int, int]:
         """(coordinate axis, sign) of a named side, as in `half:x`, the half where x < 0."""
         names = "xyz"[: self.coord_dim]
-        if side.lstrip("-") not in list(names):
-            raise UsageError(f'there is no side "{side}" here; known: {", ".join(names)} (negative side), -{", -".join(names)}')
-        return names.index(side.lstrip("-")), 1 if side.startswith("-") else -1
+        known = self.sides | {name: (i, -1) for i, name in enumerate(names)} | {f"-{name}": (i, 1) for i, name in enumerate(names)}
+        if side not in known:
+            raise UsageError(f'there is no side "{side}" here{nearest(side, list(known))}; known: {", ".join(known)}')
+        return known[side]

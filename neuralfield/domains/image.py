@@ -1,6 +1,6 @@
 """Images: grey or colour values over the square [-1, 1]^2, x to the right, y down."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class Image(Domain):
     coord_dim = 2
     likelihood = "gaussian"
     headline = "psnr"
+    sides: ClassVar[dict[str, tuple[int, int]]] = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
 
     def __init__(self, height: int, width: int, channels: int = 1) -> None:
         self.height, self.width, self.channels = height, width, channels
@@ -45,15 +46,20 @@ class Image(Domain):
     def grid(self, resolution: int | None = None) -> Float[Tensor, "1 N C"]:
         return pixel_centres(*self.grid_shape(resolution))
 
+    @torch.no_grad()
     def score(self, field: Field, truth: Observations, samples: Any = None) -> dict[str, Float[Tensor, " B"]]:
-        """`mse`, `psnr` in dB for a range of 1, and `ssim` (Wang et al. 2004) where every pixel is known."""
+        """`mse`, `psnr` in dB for a range of 1, and `ssim` (Wang et al. 2004) where every pixel is known.
+
+        A signal of which nothing is known has no score: NaN.
+        """
         values = field(truth.coords)
-        mse = ((values - truth.values).square() * truth.weight[..., None]).sum((1, 2)) / truth.observed.clamp(min=1)
+        mse = ((values - truth.values).square() * truth.weight[..., None]).sum((1, 2)) / truth.observed
         scores = {"mse": mse, "psnr": (-10 * torch.log10(mse)).clamp(max=PSNR_CAP)}
         if min(self.shape) >= 3 and bool((truth.weight > 0).all()):
             scores["ssim"] = self._ssim(self._unflatten(values), self._unflatten(truth.values))
         return scores
 
+    @torch.no_grad()
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
         values = field(self.grid(resolution).to(field.device))
         return as_picture(rearrange(values, "b (h w) v -> b h w v", h=self.grid_shape(resolution)[0]))
@@ -62,10 +68,6 @@ class Image(Domain):
         pictures = as_picture(self._unflatten(observations.values))
         seen = rearrange(observations.weight > 0, "b (h w) -> b h w 1", h=self.height).cpu().numpy()
         return np.where(seen, pictures, UNSEEN)
-
-    def axis(self, side: str) -> tuple[int, int]:
-        sides = {"left": (0, -1), "right": (0, 1), "top": (1, -1), "bottom": (1, 1)}
-        return sides[side] if side in sides else super().axis(side)
 
     def _unflatten(self, values: Float[Tensor, "B N V"]) -> Float[Tensor, "B height width V"]:
         return rearrange(values, "b (h w) v -> b h w v", h=self.height)

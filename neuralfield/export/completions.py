@@ -16,6 +16,7 @@ SHOWN = 12
 """Signals in the picture."""
 
 
+@torch.no_grad()
 def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> Path:
     """Write codes, completed values [n, N, V] at coords [N, C], scores and a picture; returns the picture's path."""
     latent = completion.estimate.latent

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.inference.solver import Solver, frozen
+from neuralfield.inference.solver import Solver, frozen, points_per_seen
 from neuralfield.latents.source import FixedCodes
 from neuralfield.objective import Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
@@ -44,9 +44,9 @@ class Adam(Solver):
         with torch.no_grad():
             best, lowest = _better(codes.z, objective(codes, decoder, observations).total, best, lowest)
             loss = objective(FixedCodes(best), decoder, observations)
-        return self._estimate(best, loss, settled - lowest)
+        return self._estimate(best, loss, settled - lowest, points_per_seen(decoder, observations))
 
-    def _estimate(self, best: Tensor, loss: Loss, fell: Tensor) -> Estimate:
+    def _estimate(self, best: Tensor, loss: Loss, fell: Tensor, share: Tensor) -> Estimate:
         converged = fell < self.tolerance
         reasons = tuple(
             "converged"
@@ -56,7 +56,7 @@ class Adam(Solver):
         )
         steps = torch.full((len(best),), self.steps)
         # forward 1 + backward 2 a step, and the two forward passes that compare and report
-        return Estimate(Latent(best), loss, converged, steps, 3.0 * steps + 2, reasons)
+        return Estimate(Latent(best), loss, converged, steps, (3.0 * steps + 2) * share.cpu(), reasons)
 
 
 def _better(z: Tensor, total: Tensor, best: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.objective import Objective
@@ -20,6 +22,15 @@ class Solver(ABC):
     @abstractmethod
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
         """The best codes found from `start`, with what they cost and whether they had settled."""
+
+
+def points_per_seen(decoder: Decoder, observations: Observations) -> Float[Tensor, " B"]:
+    """Points that a pass evaluates / points that were seen: what a forward pass costs in `evaluations`.
+
+    A decoder that makes its whole map for any point does no extra work for hidden ones.
+    """
+    seen = (observations.weight > 0).sum(1).clamp(min=1)
+    return observations.weight.shape[1] / seen if decoder.pointwise else torch.ones_like(seen, dtype=torch.float32)
 
 
 @contextmanager

@@ -60,7 +60,8 @@ class Spectral(Start):
         # a little ridge, relative to the average variance, for banks smaller than their codes
         ridge = 1e-3 * inputs.square().mean() * torch.eye(inputs.shape[1], dtype=inputs.dtype)
         normal = inputs.T @ inputs / len(inputs) + ridge
-        self.map = torch.linalg.solve(normal, inputs.T @ self.codes.cpu().double() / len(inputs)).to(self.codes)
+        found = torch.linalg.solve(normal, inputs.T @ self.codes.cpu().double() / len(inputs))
+        self.map = found.to(self.codes).contiguous()  # the layout that it has when it is loaded: sums run in the same order
 
     def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
         return Latent(self._inputs(self.basis.encode(observations)) @ self.map)

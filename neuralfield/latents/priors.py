@@ -75,7 +75,8 @@ class Gaussian(Prior):
         self.mean = codes.mean(0)
         centred = (codes - self.mean).double()
         spread = centred.T @ centred / n
-        # d pseudo-observations of the average variance keep it invertible where signals are few or codes are degenerate
+        # a tenth of D pseudo-observations of the average variance keep it invertible where signals are few or codes are degenerate
         average = spread.diagonal().mean().clamp(min=1e-12) * torch.eye(d, dtype=spread.dtype, device=spread.device)
-        self.factor = torch.linalg.cholesky((n * spread + d * 0.1 * average) / (n + 0.1 * d)).to(codes.dtype)
+        factor = torch.linalg.cholesky((n * spread + d * 0.1 * average) / (n + 0.1 * d))
+        self.factor = factor.to(codes.dtype).contiguous()  # the layout that it has when it is loaded: sums run in the same order
         return self

@@ -50,6 +50,10 @@ class SpectralBasis(nn.Module):
         for batch in batches():
             if not batch.coords.shape == first.coords[:1].shape or not torch.equal(batch.coords, first.coords[:1]):
                 raise NeuralfieldError('spectral initialisation needs signals on one shared grid; say --set latents.init="normal"')
+            if not bool((batch.weight > 0).all()):
+                raise NeuralfieldError(
+                    'spectral initialisation needs whole signals, and some are partly seen; say --set latents.init="normal"'
+                )
             flat = batch.values.flatten(1).double()
             count, total, energy = count + len(flat), total + flat.sum(0), energy + flat.square().sum().item()
         basis.mean = (total / count).float()

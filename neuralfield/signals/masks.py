@@ -36,7 +36,10 @@ class Mask(ABC):
 
 
 class Center(Mask):
-    """`center:12`: the central 12 samples along every axis of the signals' own grid."""
+    """`center:12`: the central 12 samples along every axis of the signals' own grid.
+
+    Where an odd number cannot lie centrally among an even one (or the reverse) it is one more, the same on both sides.
+    """
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         size = self.number("center:12")
@@ -44,7 +47,8 @@ class Center(Mask):
             raise UsageError(f'mask "center:{self.argument}" counts samples of a grid, and this domain has no grid of its own')
         if not 0 < size <= max(domain.shape):
             raise UsageError(f"mask center:{self.argument} must lie between 1 and the grid's longer side, {max(domain.shape)}")
-        half = torch.tensor([size / side for side in reversed(domain.shape)], device=observations.coords.device)
+        # the hundredth of a sample keeps rounding from taking the outermost samples of one side and not of the other
+        half = torch.tensor([(size + 0.01) / side for side in reversed(domain.shape)], device=observations.coords.device)
         return (observations.coords.abs() <= half).all(-1).expand(observations.weight.shape)
 
 
@@ -83,8 +87,9 @@ class File(Mask):
 class Visibility:
     """All `--observe` and `--hide` of a command: seen is the union of what is observed, less all that is hidden."""
 
-    def __init__(self, observe: Sequence[str] = (), hide: Sequence[str] = (), seed: int = 0) -> None:
-        self.observe, self.hide = ([_mask(what, seed) for what in side] for side in (observe, hide))
+    def __init__(self, observe: Sequence[str] | str = (), hide: Sequence[str] | str = (), seed: int = 0) -> None:
+        sides = ([side] if isinstance(side, str) else side for side in (observe, hide))
+        self.observe, self.hide = ([_mask(what, seed) for what in side] for side in sides)
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         """True where a point is seen. Signals of which nothing would be left are refused."""
@@ -107,7 +112,7 @@ def read_mask(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, allow_pickle=False)) > 0
         return np.asarray(Image.open(path).convert("L")) > 127
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise NeuralfieldError(f"mask {path} cannot be read ({error}); it must be a picture or a .npy array") from None
 
 

@@ -29,6 +29,10 @@ class Signals(ABC):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self.domain_arguments.items())
+        return f"{type(self).__name__}({len(self)} signals of domain {self.domain}: {facts})"
+
     @property
     @abstractmethod
     def domain_arguments(self) -> dict[str, Any]:

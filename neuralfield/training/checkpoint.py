@@ -51,7 +51,8 @@ def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, dict):
         return {"items": [[key, _flatten(value, f"{name}.{key}", tensors)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
-        return {"list": [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
+        kind = "tuple" if isinstance(tree, tuple) else "list"
+        return {kind: [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
     return {"value": tree}
 
 
@@ -60,6 +61,7 @@ def _unflatten(skeleton: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         return tensors[skeleton["tensor"]]
     if "items" in skeleton:
         return {key: _unflatten(value, tensors) for key, value in skeleton["items"]}
-    if "list" in skeleton:
-        return [_unflatten(value, tensors) for value in skeleton["list"]]
+    for kind in (list, tuple):
+        if kind.__name__ in skeleton:
+            return kind(_unflatten(value, tensors) for value in skeleton[kind.__name__])
     return skeleton["value"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.latents.source import FixedCodes
-from neuralfield.recipe import Model, Part, Recipe, build, construct
+from neuralfield.recipe import Model, Part, Recipe, build, construct, recipe_names
 from neuralfield.registry import names, nearest, resolve
 from neuralfield.run import Run, read_recipe, write_recipe
 from neuralfield.seeds import generator
@@ -31,10 +31,19 @@ from neuralfield.types import Estimate, Latent
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
+WRITTEN = (
+    *("*.safetensors", "resume/*", "metrics.json", "figures/**/*.png", "completions/*"),
+    *("events.out.tfevents.*", "projector_config.pbtxt", "[0-9]*/codes/*"),
+)
+"""What a run writes, and so what --overwrite removes."""
+LEAST_POLISH, MOST_POLISH = 4, 50
+"""Steps of the polish by default: 0.8 an epoch, as a step with the decoder frozen costs about half of one with it."""
 CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints at least; they are taken at the ends of epochs."""
 SCORED = 1000
 """Training signals that the final scores are taken over, evenly spread."""
+VALIDATED = 256
+"""Held-out signals searched after every epoch at most, so that validation does not cost more than training."""
 VALIDATION_STEPS = 30
 """Solver steps for the codes of held-out signals after each epoch: enough to rank decoders."""
 INITIALISING, POLISHING, VALIDATING, SCORING = 1001, 1002, 1003, 1004  # seeds' second numbers, beyond any epoch's first draws
@@ -129,7 +138,7 @@ def fit(
     journal = Journal(folder, model.domain, training) if folder is not None else None
 
     _train(state, wanted, budget, started, held_out, folder, journal, progress)
-    if chosen.training.polish:
+    if chosen.training.polish != 0:
         progress.stage("polishing codes")
         _polish(state, None if budget is None else budget - (time.perf_counter() - started), progress)
     return _finish(state, folder, journal, started, progress)
@@ -147,9 +156,11 @@ def _train(
 ) -> None:
     """Run the loop: reports, checkpoints, early stopping, Ctrl-C."""
     per_epoch = math.ceil(len(state.signals) / state.recipe.training.batch)
-    trained_for = None if budget is None else budget * (1 - POLISH_SHARE * bool(state.recipe.training.polish))
+    trained_for = None if budget is None else budget * (1 - POLISH_SHARE * (state.recipe.training.polish != 0))
 
     def done(position: Position) -> float:
+        if state.facts.get("out_of_patience"):
+            return 1.0
         if trained_for is not None:
             return (time.perf_counter() - started) / trained_for
         return position.steps / (epochs * per_epoch)
@@ -166,7 +177,7 @@ def _train(
             if position.step == 0:
                 if journal is not None:
                     score = journal.epoch(state.model, position.epoch, loss, position.steps)
-                stop = held_out is not None and _out_of_patience(state, held_out)
+                stop = state.facts["out_of_patience"] = held_out is not None and _out_of_patience(state, held_out)
                 if stop or time.perf_counter() - last_saved > CHECKPOINT_EVERY:
                     _save(state, folder, started)
                     last_saved = time.perf_counter()
@@ -197,6 +208,7 @@ def _out_of_patience(state: _Fit, held_out: Signals) -> bool:
     codes = state.model.source.codes.detach()
     solver = construct("inference", state.recipe.inference.kind, {**state.recipe.inference.arguments, "steps": VALIDATION_STEPS})
     total = 0.0
+    held_out = held_out.select(torch.arange(min(VALIDATED, len(held_out))))
     for batch in held_out.batches(state.recipe.inference.batch):
         batch = batch.to(codes.device)
         start = Latent(codes.mean(0).expand(len(batch), -1))
@@ -218,7 +230,8 @@ def _polish(state: _Fit, seconds: float | None, progress: Progress) -> None:
     """Solve all codes of the bank with the decoder frozen, starting where training left them."""
     codes, settings = state.model.source.codes.data, state.recipe.inference
     batches = torch.arange(len(codes)).split(settings.batch)
-    steps = state.recipe.training.polish
+    wanted = state.recipe.training.polish
+    steps = min(MOST_POLISH, max(LEAST_POLISH, round(0.8 * state.position.epoch))) if wanted is None else wanted
     if seconds is not None:
         steps = min(steps, _affordable(state, batches[0], seconds / len(batches)))
     if steps < 1:
@@ -273,7 +286,9 @@ def _recipe(recipe: str | Path | Recipe | None, domain: str | None, settings: li
         raise UsageError("say what to fit: --domain or --recipe")
     if domain is not None and domain not in names("domains"):
         raise UsageError(f'there is no domain "{domain}"{nearest(domain, names("domains"))}; known: {", ".join(names("domains"))}')
-    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe or str(domain), settings)
+    if recipe is None and domain not in recipe_names():
+        raise UsageError(f'there is no recipe for domain "{domain}" as a whole; say --recipe NAME or FILE')
+    chosen = recipe.changed(settings) if isinstance(recipe, Recipe) else Recipe.load(recipe or str(domain), settings)
     if domain is not None and chosen.domain.kind != domain:
         raise UsageError(f'recipe {recipe} is for domain "{chosen.domain.kind}", not "{domain}"')
     return chosen
@@ -287,19 +302,23 @@ def _claim(folder: Path | None, overwrite: bool) -> None:
         raise NeuralfieldError(f"{folder} exists; go on with --resume, replace it with --overwrite, or choose another --out")
     if any(folder.iterdir()) and not (folder / "recipe.toml").exists():
         raise NeuralfieldError(f"{folder} is not a run folder (no recipe.toml), so it is not overwritten; choose another --out")
-    for file in [
-        *folder.glob("*.safetensors"),
-        *folder.glob("resume/*"),
-        *folder.glob("events.out.*"),
-        *folder.glob("figures/**/*.png"),
-    ]:
-        file.unlink()
+    for pattern in WRITTEN:
+        for file in [file for file in folder.glob(pattern) if file.is_file()]:
+            file.unlink()
 
 
 def _data(data: Signals | str | None, recipe: Recipe, split: str | None, limit: int | None) -> tuple[Signals, Recipe]:
     """The signals, and the recipe that says where they came from."""
     if isinstance(data, Signals):
-        signals, part = data, None
+        if split is not None:
+            raise UsageError(
+                "a split is chosen when data are loaded, as in nf.load(source, split=...), not for a data set in memory"
+            )
+        signals, part = data.select(torch.arange(len(data))[:limit]) if limit else data, None
+    elif data is not None and not isinstance(data, str):
+        raise UsageError(
+            f"data must be a data set or its name, got {type(data).__name__}; for arrays say nf.Images.from_arrays(array)"
+        )
     else:
         part = recipe.signals
         if data is not None:

@@ -44,7 +44,7 @@ def train(
     while (share := done(position)) < 1:
         order = torch.randperm(len(signals), generator=generator(seed, position.epoch))
         for index in order.split(settings.batch)[position.step :]:
-            factor = rate_factor(position.steps, share, settings)
+            factor = rate_factor(share, settings)
             optimisers.rates(settings.latent_rate * factor, settings.decoder_rate * factor)
             draw = generator(seed, position.epoch, position.step)
             observations = signals.batch(index, settings.points, draw).to(device)
@@ -56,9 +56,9 @@ def train(
                 break
 
 
-def rate_factor(steps: int, share: float, settings: Training) -> float:
-    """What the rates are multiplied by: a linear warm-up, then a half cosine over the share of the fit that is done."""
-    warm = min(1.0, (steps + 1) / (settings.warmup + 1))
+def rate_factor(share: float, settings: Training) -> float:
+    """What the rates are multiplied by when a share of the fit is done: a linear warm-up, and a half cosine over the whole."""
+    warm = min(1.0, SMALLEST_RATE + share / settings.warmup) if settings.warmup else 1.0
     if settings.decay == "constant":
         return warm
     return warm * (SMALLEST_RATE + (1 - SMALLEST_RATE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
