@@ -137,13 +137,6 @@ class Recipe(BaseModel):
                 setattr(recipe, table, _complete(table, part))
         return recipe
 
-    def changed(self, settings: tuple[str, ...] | list[str]) -> "Recipe":
-        """The recipe with `a.b=c` settings applied."""
-        tables = self.model_dump()
-        for setting in settings:
-            _apply(tables, setting)
-        return type(self).from_tables(tables)
-
     def to_toml(self) -> str:
         """The complete recipe as TOML; what is None is left out."""
         return tomli_w.dumps(_without_none(self.model_dump()))

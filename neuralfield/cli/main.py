@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), error.exit_code, words)
     except KeyboardInterrupt:
         _fail("interrupted", 130, words)
+    except OSError as error:  # a full disk, a folder without permission; files of a run are written whole or not at all
+        what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        _fail(f"{error.filename}: {what}" if error.filename else what, 1, words)
     except Exception as error:
         first = str(error).strip().splitlines()[:1] or ["no message"]
         _fail(f"unexpected {type(error).__name__}: {first[0]} (--debug shows where; please report it)", 1, words)

@@ -133,6 +133,8 @@ def fit(
     per_epoch = math.ceil(len(training) / chosen.training.batch)
     wanted = epochs or chosen.training.epochs or schedule.epochs or math.ceil(chosen.training.steps / per_epoch)
     if folder is not None:
+        if not resume:
+            _clear(folder)
         kept = {"seed": seed, **({"budget": budget} if budget else {"epochs_wanted": wanted})}
         write_recipe(folder, chosen, finished=False, facts=kept)
     journal = Journal(folder, model.domain, training) if folder is not None else None
@@ -173,7 +175,13 @@ def _train(
             state.position = position
             points += float(loss.observed.sum()) / state.model.domain.value_dim
             speed = points / (time.perf_counter() - began)
-            progress.report(Report(min(1.0, done(position)), position.epoch, float(loss.total.detach().mean()), score, speed))
+            mean = float(loss.total.detach().mean())
+            if not math.isfinite(mean):
+                raise NeuralfieldError(
+                    f"the fit diverged: its loss was {mean} in step {position.steps}; lower training.decoder_rate or "
+                    "training.latent_rate"
+                )
+            progress.report(Report(min(1.0, done(position)), position.epoch, mean, score, speed))
             if position.step == 0:
                 if journal is not None:
                     score = journal.epoch(state.model, position.epoch, loss, position.steps)
@@ -295,13 +303,17 @@ def _recipe(recipe: str | Path | Recipe | None, domain: str | None, settings: li
 
 
 def _claim(folder: Path | None, overwrite: bool) -> None:
-    """Refuse a folder that exists, unless it may be overwritten; then only what a run writes is removed."""
+    """Refuse a folder that exists, unless it may be overwritten."""
     if folder is None or not folder.exists():
         return
     if not folder.is_dir() or not overwrite:
         raise NeuralfieldError(f"{folder} exists; go on with --resume, replace it with --overwrite, or choose another --out")
     if any(folder.iterdir()) and not (folder / "recipe.toml").exists():
         raise NeuralfieldError(f"{folder} is not a run folder (no recipe.toml), so it is not overwritten; choose another --out")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else, once all that can be checked has been."""
     for pattern in WRITTEN:
         for file in [file for file in folder.glob(pattern) if file.is_file()]:
             file.unlink()
