@@ -43,7 +43,8 @@ class MAP(Objective):
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         latent = source(observations)
-        predicted = self.measurement.measure(Field(decoder.evaluate, decoder.condition(latent.mean)), observations)
+        conditioning = decoder.condition(latent.sample(generator))
+        predicted = self.measurement.measure(Field(decoder.evaluate, conditioning), observations)
         nll = self.likelihood.nll(predicted, observations.values) * observations.weight
         return Loss(nll.sum(1), self.prior.cost(latent), observations.observed, self._weight_penalty(decoder))
 

@@ -67,6 +67,7 @@ class Run:
     def prepare(self, signals: Signals, generator: torch.Generator) -> None:
         """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior."""
         self.decoder.requires_grad_(False)
+        self.model.source.eval()
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
         self.prior.fit(self.codes.cpu())

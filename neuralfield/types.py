@@ -90,6 +90,13 @@ class Latent(_Tensors):
     def __len__(self) -> int:
         return len(self.mean)
 
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B *D"]:
+        """Codes drawn from N(mean, exp(log_std)^2), with gradients to both; the mean itself where there is no log_std."""
+        if self.log_std is None:
+            return self.mean
+        noise = torch.randn(self.mean.shape, generator=generator)  # on the CPU, where the generator is, for every device
+        return self.mean + self.log_std.exp() * noise.to(self.mean)
+
 
 def unchanged(predicted: Tensor) -> Tensor:
     """The link of decoders whose output is the value itself."""

@@ -31,7 +31,7 @@ class Journal:
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
 
-    def epoch(self, model: Model, epoch: int, loss: Loss, steps: int) -> float:
+    def epoch(self, model: Model, epoch: int, loss: Loss) -> float:
         """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score."""
         truth = self.signals.truth(self.index)
         with torch.no_grad():

@@ -1,0 +1,98 @@
+"""What was asked of a fit, checked before anything is done: the recipe, the data, the folder, the device."""
+
+from pathlib import Path
+
+import torch
+
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.recipe import Part, Recipe, recipe_names
+from neuralfield.registry import names, nearest
+from neuralfield.signals import signals as sources
+from neuralfield.signals.signals import Signals
+
+WRITTEN = (
+    *("*.safetensors", "resume/*", "metrics.json", "figures/**/*.png", "completions/*"),
+    *("events.out.tfevents.*", "projector_config.pbtxt", "[0-9]*/codes/*"),
+)
+"""What a run writes, and so what --overwrite removes."""
+
+
+def choose_recipe(recipe: str | Path | Recipe | None, domain: str | None, settings: list[str] | tuple[str, ...]) -> Recipe:
+    """The recipe by its name, file or domain, with settings applied."""
+    if recipe is None and domain is None:
+        raise UsageError("say what to fit: --domain or --recipe")
+    if domain is not None and domain not in names("domains"):
+        raise UsageError(f'there is no domain "{domain}"{nearest(domain, names("domains"))}; known: {", ".join(names("domains"))}')
+    if recipe is None and domain not in recipe_names():
+        raise UsageError(f'there is no recipe for domain "{domain}" as a whole; say --recipe NAME or FILE')
+    chosen = recipe.changed(settings) if isinstance(recipe, Recipe) else Recipe.load(recipe or str(domain), settings)
+    if domain is not None and chosen.domain.kind != domain:
+        raise UsageError(f'recipe {recipe} is for domain "{chosen.domain.kind}", not "{domain}"')
+    return chosen
+
+
+def claim(folder: Path | None, overwrite: bool) -> None:
+    """Refuse a folder that exists, unless it may be overwritten."""
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir() or not overwrite:
+        raise NeuralfieldError(f"{folder} exists; go on with --resume, replace it with --overwrite, or choose another --out")
+    if any(folder.iterdir()) and not (folder / "recipe.toml").exists():
+        raise NeuralfieldError(f"{folder} is not a run folder (no recipe.toml), so it is not overwritten; choose another --out")
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else, once all that can be checked has been."""
+    for pattern in WRITTEN:
+        for file in [file for file in folder.glob(pattern) if file.is_file()]:
+            file.unlink()
+
+
+def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, limit: int | None) -> tuple[Signals, Recipe]:
+    """The signals, and the recipe that says where they came from."""
+    if isinstance(data, Signals):
+        if split is not None:
+            raise UsageError(
+                "a split is chosen when data are loaded, as in nf.load(source, split=...), not for a data set in memory"
+            )
+        signals, part = data.select(torch.arange(len(data))[:limit]) if limit else data, None
+    elif data is not None and not isinstance(data, str):
+        raise UsageError(
+            f"data must be a data set or its name, got {type(data).__name__}; for arrays say nf.Images.from_arrays(array)"
+        )
+    else:
+        part = recipe.signals
+        if data is not None:
+            kind, path = sources.parse(data)
+            inherited = {
+                k: v
+                for k, v in (part.arguments if part else {}).items()
+                if k in sources.accepted(kind) and k not in ("path", "split", "limit")
+            }
+            part = Part(kind=kind, **{**inherited, "path": str(Path(path).resolve()) if path else None})
+        if part is None:
+            raise UsageError("say which data: --data SOURCE")
+        part = Part(
+            kind=part.kind, **{**part.arguments, **{k: v for k, v in (("split", split), ("limit", limit)) if v is not None}}
+        )
+        signals = sources.build(part.kind, part.arguments)
+    if signals.domain != recipe.domain.kind:
+        raise UsageError(f'the data are of domain "{signals.domain}", the recipe is for "{recipe.domain.kind}"')
+    return signals, recipe.model_copy(update={"signals": part})
+
+
+def completed(recipe: Recipe, signals: Signals) -> Recipe:
+    """The recipe with the domain's arguments taken from the signals."""
+    return Recipe.from_tables(recipe.model_dump() | {"domain": {"kind": recipe.domain.kind, **signals.domain_arguments}})
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its name; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f'device "{name}" does not work here ({first}); --device auto takes what does') from None

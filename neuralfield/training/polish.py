@@ -1,0 +1,49 @@
+"""The last solve of all codes with the decoder frozen (DESIGN.md, decision 4)."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from neuralfield.latents.source import FixedCodes
+from neuralfield.recipe import construct
+from neuralfield.training.interrupt import interruptible
+from neuralfield.training.progress import Progress
+from neuralfield.training.session import Session
+from neuralfield.types import Estimate, Latent
+
+LEAST_POLISH, MOST_POLISH = 4, 50
+"""Steps of the polish by default: 0.8 an epoch, as a step with the decoder frozen costs about half of one with it."""
+
+
+def polish(state: Session, seconds: float | None, progress: Progress) -> None:
+    """Solve all codes of the bank with the decoder frozen, starting where training left them, within `seconds` if given."""
+    progress.stage("polishing codes")
+    codes, settings = state.model.source.codes.data, state.recipe.inference
+    batches = torch.arange(len(codes)).split(settings.batch)
+    wanted = state.recipe.training.polish
+    steps = min(MOST_POLISH, max(LEAST_POLISH, round(0.8 * state.position.epoch))) if wanted is None else wanted
+    if seconds is not None:
+        steps = min(steps, _affordable(state, batches[0], seconds / len(batches)))
+    if steps < 1:
+        return
+    solver = construct("inference", settings.kind, {**settings.arguments, "steps": steps})
+    with interruptible() as interrupted:
+        for done, rows in enumerate(batches):
+            batch = state.signals.batch(rows).to(codes.device)
+            estimate: Estimate = solver.solve(state.model.objective, state.model.decoder, batch, Latent(codes[rows]))
+            codes[rows] = estimate.latent.mean
+            progress.share((done + 1) / len(batches))
+            if interrupted():  # the checkpoint at the end of training holds; the polish is done again from there
+                raise state.interrupt()
+
+
+def _affordable(state: Session, rows: Tensor, seconds: float) -> int:
+    """How many steps on one batch fit into some seconds, by timing one."""
+    batch = state.signals.batch(rows).to(state.model.source.codes.device)
+    began = time.perf_counter()
+    source = FixedCodes(state.model.source.codes[rows])
+    state.model.objective(source, state.model.decoder, batch).total.sum().backward()
+    state.model.decoder.zero_grad(set_to_none=True)
+    # two more forward passes than steps, and a fifth of slack for a noisy machine
+    return int(0.8 * seconds / (time.perf_counter() - began)) - 1

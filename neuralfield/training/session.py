@@ -1,0 +1,61 @@
+"""A fit in progress: the parts, and all that a checkpoint must hold."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from neuralfield.recipe import Model, Recipe
+from neuralfield.signals.signals import Signals
+from neuralfield.training import checkpoint
+from neuralfield.training.interrupt import InterruptedFitError
+from neuralfield.training.loop import Position
+from neuralfield.training.schedules.schedule import Optimisers, Schedule
+
+
+@dataclass
+class Session:
+    """`began` is when the fit would have begun had it never been interrupted; `facts` are JSON, `kept` further tensors."""
+
+    recipe: Recipe
+    model: Model
+    optimisers: Optimisers
+    schedule: Schedule
+    signals: Signals
+    held_out: Signals | None
+    seed: int
+    folder: Path | None
+    began: float
+    position: Position = field(default_factory=Position)
+    facts: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far, those before an interruption included."""
+        return time.perf_counter() - self.began
+
+    def save(self) -> None:
+        """A checkpoint, where there is a folder."""
+        if self.folder is not None:
+            self.facts["spent"] = self.spent
+            checkpoint.save(self.folder, self.model, self.optimisers, self.position, self.facts, self.kept)
+
+    def restore(self) -> bool:
+        """Go back to the checkpoint; False where there is none yet."""
+        if self.folder is None or not checkpoint.path_of(self.folder).exists():
+            return False
+        self.position, self.facts, self.kept = checkpoint.load(self.folder, self.model, self.optimisers)
+        self.began = time.perf_counter() - self.facts["spent"]
+        return True
+
+    def interrupt(self) -> InterruptedFitError:
+        """What to raise after Ctrl-C."""
+        where = (
+            f"; its state was saved, go on with nf fit --resume --out {self.folder}"
+            if self.folder
+            else " and had no folder to save to"
+        )
+        return InterruptedFitError(f"the fit was interrupted in epoch {self.position.epoch + 1}{where}")

@@ -1,0 +1,55 @@
+"""Held-out signals: how well the decoder serves signals that it was not fitted to, and when to stop."""
+
+import torch
+
+from neuralfield.errors import NeuralfieldError
+from neuralfield.recipe import construct
+from neuralfield.seeds import generator
+from neuralfield.signals.signals import Signals
+from neuralfield.training.session import Session
+from neuralfield.types import Latent
+
+VALIDATED = 256
+"""Held-out signals searched after every epoch at most, so that validation does not cost more than training."""
+VALIDATION_STEPS = 30
+"""Solver steps for their codes: enough to rank decoders."""
+HOLDING_OUT = 1003  # the seed's second number, beyond any epoch's
+
+
+def hold_out(signals: Signals, share: float, seed: int) -> tuple[Signals, Signals | None]:
+    """(signals to fit, held-out signals) for a validation share."""
+    count = round(len(signals) * share)
+    if not share:
+        return signals, None
+    if not 0 < count < len(signals):
+        raise NeuralfieldError(f"a validation share of {share} leaves {count} of {len(signals)} signals held out; choose another")
+    order = torch.randperm(len(signals), generator=generator(seed, HOLDING_OUT))
+    return signals.select(order[count:].sort().values), signals.select(order[:count].sort().values)
+
+
+def out_of_patience(state: Session) -> bool:
+    """Search the held-out signals with the decoder as it is, keep the best; True after `patience` epochs without a better one."""
+    if state.held_out is None:
+        return False
+    codes = state.model.source.codes.detach()
+    solver = construct("inference", state.recipe.inference.kind, {**state.recipe.inference.arguments, "steps": VALIDATION_STEPS})
+    total = 0.0
+    held_out = state.held_out.select(torch.arange(min(VALIDATED, len(state.held_out))))
+    for batch in held_out.batches(state.recipe.inference.batch):
+        batch = batch.to(codes.device)
+        start = Latent(codes.mean(0).expand(len(batch), -1))
+        total += float(solver.solve(state.model.objective, state.model.decoder, batch, start).loss.total.sum())
+    value = total / len(held_out)
+    if value < state.facts.get("best_validation", float("inf")):
+        state.facts.update(best_validation=value, best_epoch=state.position.epoch)
+        state.kept = {f"decoder.{k}": v.clone() for k, v in state.model.decoder.state_dict().items()} | {"codes": codes.clone()}
+    return state.position.epoch - state.facts["best_epoch"] >= state.recipe.training.patience
+
+
+def restore_best(state: Session) -> None:
+    """Put the decoder and the codes of the best epoch back, where there was validation."""
+    if "codes" not in state.kept:
+        return
+    decoder = {k.removeprefix("decoder."): v for k, v in state.kept.items() if k.startswith("decoder.")}
+    state.model.decoder.load_state_dict(decoder)
+    state.model.source.load_state_dict({"codes": state.kept["codes"]})

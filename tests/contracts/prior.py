@@ -1,0 +1,78 @@
+"""Laws of every prior of codes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import neuralfield.files as files
+from neuralfield.latents.priors import Prior
+from neuralfield.types import Latent
+
+
+class PriorContract:
+    """Give `make`: a prior of codes of 3 numbers, not fitted yet."""
+
+    def make(self) -> Prior:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def codes(self) -> Tensor:
+        """4000 correlated codes [n, 3]."""
+        mix = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.4, 0.0], [-0.3, 0.2, 0.7]])
+        return torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) @ mix.T + torch.tensor([0.2, -0.1, 0.3])
+
+    @pytest.fixture
+    def prior(self, codes: Tensor) -> Prior:
+        return self.make().fit(codes)
+
+    def test_a_cost_is_one_finite_number_of_nats_per_signal(self, prior: Prior, codes: Tensor) -> None:
+        cost = prior.cost(Latent(codes[:5]))
+        assert cost.shape == (5,)
+        assert cost.isfinite().all()
+        torch.testing.assert_close(prior.cost(Latent(codes[3:4]))[0], cost[3])
+
+    def test_a_cost_is_the_logarithm_of_a_density(self, prior: Prior) -> None:
+        # the integral of exp(-cost) is 1: importance sampling from N(0, 2^2 I), whose weights vary little here
+        reference = torch.distributions.Normal(0.0, 2.0)
+        z = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(1)) * 2
+        ratio = (-prior.cost(Latent(z)) - reference.log_prob(z).sum(1)).exp()
+        error = ratio.std() / len(z) ** 0.5
+        assert abs(ratio.mean() - 1) < 4 * error  # four standard errors, of a fixed draw
+        assert error < 0.02
+
+    def test_samples_repeat_with_their_generator_and_are_as_many_as_asked(self, prior: Prior) -> None:
+        def drawn(seed: int) -> Tensor:
+            return prior.sample(6, torch.Generator().manual_seed(seed))
+
+        assert drawn(0).shape == (6, 3)
+        assert torch.equal(drawn(0), drawn(0))
+        assert not torch.equal(drawn(0), drawn(1))
+
+    def test_fitting_undoes_sampling(self, prior: Prior, codes: Tensor) -> None:
+        samples = prior.sample(50_000, torch.Generator().manual_seed(2))
+        again = self.make().fit(samples)
+        # nine moments of 50,000 samples, each known to about 0.5 %
+        torch.testing.assert_close(again.cost(Latent(codes[:50])), prior.cost(Latent(codes[:50])), rtol=0.05, atol=0.05)
+
+    def test_codes_that_were_fitted_cost_less_than_others(self, prior: Prior, codes: Tensor) -> None:
+        assert prior.cost(Latent(codes)).mean() < prior.cost(Latent(codes * 3)).mean()
+
+    @pytest.mark.parametrize("codes", [torch.zeros(1, 3), torch.ones(5, 3), torch.eye(3)[:2], torch.full((4, 3), 1e4)])
+    def test_few_or_equal_codes_still_give_finite_costs_and_samples(self, codes: Tensor) -> None:
+        prior = self.make().fit(codes)
+        assert prior.cost(Latent(torch.randn(4, 3))).isfinite().all()
+        assert prior.sample(4).isfinite().all()
+
+    def test_what_was_fitted_travels_in_the_state(self, prior: Prior, codes: Tensor) -> None:
+        other = self.make()
+        files.restore(other, prior.state_dict(), Path("prior.safetensors"))
+        assert torch.equal(other.cost(Latent(codes)), prior.cost(Latent(codes)))
+
+    def test_the_cost_pulls_towards_likely_codes(self, prior: Prior) -> None:
+        z = torch.full((1, 3), 5.0, requires_grad=True)
+        before = prior.cost(Latent(z))
+        before.sum().backward()
+        assert z.grad is not None
+        assert prior.cost(Latent((z - 0.01 * z.grad).detach())) < before

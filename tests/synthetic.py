@@ -1,0 +1,95 @@
+"""Small data and small recipes that tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import neuralfield as nf
+from neuralfield.decoders.decoder import Decoder
+
+TINY = [
+    "latents.code_dim=4",
+    "decoder.kind=modulated",
+    "decoder.width=8",
+    "decoder.depth=2",
+    "decoder.frequencies=4",
+    "likelihood.std=0.1",
+    "training.batch=8",
+    "training.warmup=0.1",
+    "training.polish=3",
+    "inference.steps=10",
+]
+"""Settings that turn the recipe `image` into one that fits in a fraction of a second."""
+
+
+def blobs(count: int, height: int = 8, width: int = 8, channels: int = 1, seed: int = 0) -> Tensor:
+    """Images [n, h, w, c] in [0, 1], each one smooth bump at its own place: low-dimensional, as real signals are."""
+    draw = np.random.default_rng(seed)
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    centre = draw.uniform(-0.6, 0.6, (2, count, 1, 1, channels))
+    spread = draw.uniform(0.2, 0.5, (count, 1, 1, channels))
+    distance = (x[..., None] - centre[0]) ** 2 + (y[..., None] - centre[1]) ** 2
+    return torch.from_numpy(np.exp(-distance / spread).astype(np.float32))
+
+
+def images(count: int = 24, height: int = 8, width: int = 8, channels: int = 1, seed: int = 0, labelled: bool = True) -> nf.Images:
+    """`blobs` as a data set."""
+    labels = torch.arange(count) % 3 if labelled else None
+    return nf.Images(blobs(count, height, width, channels, seed), [f"blob-{i}" for i in range(count)], labels)
+
+
+def write_npz(path: Path) -> Path:
+    """24 training and 12 test images, 8x8, with labels, as a source that a command can name."""
+    arrays = {
+        f"{name}_{split}": array
+        for split, count, seed in (("train", 24, 0), ("test", 12, 1))
+        for name, array in (
+            ("images", (blobs(count, seed=seed)[..., 0] * 255).round().to(torch.uint8).numpy()),
+            ("labels", np.arange(count) % 3),
+        )
+    }
+    np.savez(path, allow_pickle=False, **arrays)
+    return path
+
+
+class Linear(Decoder):
+    """f(z, t) = z . basis(t) with fixed cosines as basis: the one decoder whose optimal codes are known in closed form."""
+
+    def __init__(self, code_dim: int = 3, value_dim: int = 1) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(code_dim, value_dim, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer("frequency", torch.arange(1.0, code_dim + 1))
+
+    def condition(self, z: Tensor) -> Tensor:
+        return z
+
+    def basis(self, coords: Tensor) -> Tensor:
+        """[G, N, D]"""
+        return torch.cos(coords.sum(-1, keepdim=True) * self.frequency + self.frequency)
+
+    def evaluate(self, conditioning: Tensor, coords: Tensor) -> Tensor:
+        return (conditioning[:, None] * self.basis(coords)) @ self.weight
+
+
+class Counting(Decoder):
+    """Another decoder, with a count of the points that it was evaluated at: forward 1, backward 2."""
+
+    def __init__(self, inner: Decoder) -> None:
+        super().__init__()
+        self.inner, self.work = inner, 0
+
+    def condition(self, z: Tensor) -> object:
+        return self.inner.condition(z)
+
+    def evaluate(self, conditioning: object, coords: Tensor) -> Tensor:
+        values = self.inner.evaluate(conditioning, coords)
+        points = values.shape[0] * values.shape[1]
+        self.work += points
+        if values.requires_grad:
+            values.register_hook(lambda gradient: self._add(2 * points))
+        return values
+
+    def _add(self, points: int) -> None:
+        self.work += points

@@ -1,0 +1,173 @@
+"""Domains: the contract for each, and the laws of images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from contracts.domain import DomainContract, constant, exact
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+from synthetic import images
+
+from neuralfield.domains.domain import Domain
+from neuralfield.domains.image import Image, as_picture
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.types import Field, Observations
+
+
+def whole(domain: Image) -> Observations:
+    return images(3, domain.height, domain.width, domain.channels).truth(torch.arange(3))
+
+
+class ImageContract(DomainContract):
+    shape: tuple[int, int, int]
+
+    @pytest.fixture
+    def domain(self) -> Domain:
+        return Image(*self.shape)
+
+    @pytest.fixture
+    def truth(self, domain: Image) -> Observations:
+        return whole(domain)
+
+
+class TestGreyImage(ImageContract):
+    shape = (8, 8, 1)
+
+
+class TestWideColourImage(ImageContract):
+    shape = (9, 13, 3)
+
+
+class TestTinyImageWithAlpha(ImageContract):
+    shape = (3, 2, 4)
+
+
+class TestTallTwoChannelImage(ImageContract):
+    shape = (14, 11, 2)
+
+
+SHAPES = [(8, 8, 1), (12, 16, 3), (16, 11, 2), (3, 5, 1)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (5, 7), (20, 33)])
+def test_coordinates_are_pixel_centres_row_by_row(height: int, width: int) -> None:
+    grid = Image(height, width).grid()[0].reshape(height, width, 2)
+    for i in range(height):
+        for j in range(width):
+            x, y = grid[i, j].tolist()
+            assert x == pytest.approx((2 * j + 1) / width - 1, abs=1e-6)
+            assert y == pytest.approx((2 * i + 1) / height - 1, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [3, 5])
+def test_an_odd_multiple_of_the_resolution_keeps_the_pixel_centres(factor: int) -> None:
+    domain = Image(6, 10)
+    fine = domain.grid(10 * factor)[0].reshape(6 * factor, 10 * factor, 2)
+    middle = fine[factor // 2 :: factor, factor // 2 :: factor].reshape(-1, 2)
+    torch.testing.assert_close(middle, domain.grid()[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("resolution", [1, 10, 33, 256])
+def test_any_resolution_keeps_the_aspect_ratio(resolution: int) -> None:
+    height, width = Image(20, 33).grid_shape(resolution)
+    assert width == resolution
+    assert height == max(1, round(20 * resolution / 33))
+    assert Image(33, 20).grid_shape(resolution) == (width, height)
+
+
+def test_a_resolution_below_one_pixel_is_refused() -> None:
+    with pytest.raises(NeuralfieldError, match="at least 1 pixel, got 0"):
+        Image(4, 4).grid(0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_exact_copy_has_the_best_scores(shape: tuple[int, int, int]) -> None:
+    truth = whole(Image(*shape))
+    scores = Image(*shape).score(exact(truth), truth)
+    assert scores["mse"].eq(0).all()
+    assert scores["psnr"].eq(100).all()
+    torch.testing.assert_close(scores["ssim"], torch.ones(3))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("offset", [0.5, 0.1, 0.01])
+def test_a_constant_error_has_the_psnr_of_its_size(shape: tuple[int, int, int], offset: float) -> None:
+    truth = whole(Image(*shape))
+    scores = Image(*shape).score(Field(lambda values, coords: values + offset, truth.values), truth)
+    # -10 log10(e^2) = -20 log10 e; a float32 difference of numbers near 1 is good to 1e-7 / e
+    torch.testing.assert_close(scores["psnr"], torch.full((3,), -20 * math.log10(offset)), rtol=0, atol=1e-3)
+    torch.testing.assert_close(scores["mse"], torch.full((3,), offset**2), rtol=1e-4, atol=0)
+
+
+def test_scores_are_taken_over_known_pixels_alone() -> None:
+    domain = Image(8, 8)
+    truth = whole(domain)
+    left = truth.coords[..., 0] < 0
+    observed, hidden = truth.split(left.expand(3, -1))
+    field = Field(lambda values, coords: values + torch.where(left, 0.1, 0.2)[..., None], truth.values)
+    torch.testing.assert_close(domain.score(field, observed)["mse"], torch.full((3,), 0.01), rtol=1e-4, atol=0)
+    torch.testing.assert_close(domain.score(field, hidden)["mse"], torch.full((3,), 0.04), rtol=1e-4, atol=0)
+    assert "ssim" not in domain.score(field, observed)
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Wang et al. 2004, equation 13, with their 11x11 Gaussian window of 1.5 pixels, over windows that lie inside."""
+
+    def blurred(image: np.ndarray) -> np.ndarray:
+        return gaussian_filter(image, 1.5, truncate=3.5, axes=(0, 1))[5:-5, 5:-5]
+
+    mean_a, mean_b = blurred(a), blurred(b)
+    var_a, var_b, cov = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2, blurred(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    return float(np.mean((2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 3), (16, 11, 1)])
+def test_ssim_is_that_of_the_paper_and_of_skimage(shape: tuple[int, int, int]) -> None:
+    domain, draw = Image(*shape), torch.Generator().manual_seed(0)
+    truth = whole(domain)
+    noisy = truth.values + 0.2 * torch.randn(truth.values.shape, generator=draw)
+    scores = domain.score(Field(lambda values, coords: values, noisy), truth)["ssim"]
+    for i in range(3):
+        a, b = (v[i].reshape(shape).double().numpy() for v in (noisy, truth.values))
+        assert float(scores[i]) == pytest.approx(ssim(a, b), abs=1e-4)  # scored in float32
+        theirs = structural_similarity(
+            a, b, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert float(scores[i]) == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("resolution", [None, 3, 29])
+def test_pictures_are_the_fields_own_values_at_any_resolution(channels: int, resolution: int | None) -> None:
+    domain = Image(6, 9, channels)
+    slopes = torch.tensor([[0.5, 0.1], [0.2, -0.4]])
+    field = Field(lambda slope, coords: (0.5 + 0.5 * (coords @ slope.T).permute(2, 1, 0)).repeat(1, 1, channels), slopes)
+    pictures = domain.render(field, resolution)
+    height, width = domain.grid_shape(resolution)
+    assert pictures.shape == (2, height, width, 3)
+    expected = (field(domain.grid(resolution)).reshape(2, height, width, channels).clamp(0, 1) * 255).round()
+    assert np.array_equal(pictures[..., 0], expected[..., 0].numpy().astype(np.uint8))
+
+
+def test_values_out_of_range_are_clipped_not_wrapped() -> None:
+    assert as_picture(torch.tensor([-5.0, 0.0, 1.0, 9.0]).reshape(1, 2, 2, 1))[..., 0].tolist() == [[[0, 0], [255, 255]]]
+
+
+def test_sides_of_an_image_have_everyday_names() -> None:
+    domain = Image(4, 6)
+    x, y = domain.grid()[0].T
+    for side, inside in (("left", x < 0), ("right", x > 0), ("top", y < 0), ("bottom", y > 0)):
+        axis, sign = domain.axis(side)
+        assert torch.equal(domain.grid()[0, :, axis] * sign > 0, inside)
+    with pytest.raises(UsageError, match="left"):
+        domain.axis("lft")
+
+
+def test_rendering_does_not_depend_on_how_the_points_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain, field = Image(8, 8), constant(Image(8, 8), torch.tensor([0.2, 0.8]))
+    before = domain.render(field, 16)
+    monkeypatch.setattr("neuralfield.types.EVALUATED_AT_ONCE", 10)
+    assert np.array_equal(domain.render(field, 16), before)

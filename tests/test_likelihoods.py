@@ -1,0 +1,48 @@
+"""Likelihoods: the contract, and equality with torch's distributions."""
+
+import pytest
+import torch
+from contracts.likelihood import LikelihoodContract
+from torch import Tensor
+from torch import distributions as d
+
+from neuralfield.likelihoods import Bernoulli, Gaussian, Likelihood
+
+
+class TestGaussian(LikelihoodContract):
+    least_squares = True
+
+    @pytest.fixture
+    def likelihood(self) -> Likelihood:
+        return Gaussian(0.3)
+
+    @pytest.mark.parametrize("std", [0.04, 1.0, 20.0])
+    def test_it_is_the_normal_density(self, std: float, predicted: Tensor, values: Tensor) -> None:
+        expected = -d.Normal(predicted.double(), std).log_prob(values.double()).sum(-1)
+        torch.testing.assert_close(Gaussian(std).nll(predicted, values).double(), expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+    def test_a_spread_that_is_not_positive_is_refused(self, std: float) -> None:
+        with pytest.raises(ValueError, match=f"likelihood.std must be positive, got {std}"):
+            Gaussian(std)
+
+
+class TestBernoulli(LikelihoodContract):
+    least_squares = False
+
+    @pytest.fixture
+    def likelihood(self) -> Likelihood:
+        return Bernoulli()
+
+    def test_it_is_torchs_bernoulli_for_black_and_white(self, predicted: Tensor, values: Tensor) -> None:
+        values = values.round()
+        expected = -d.Bernoulli(logits=predicted.double()).log_prob(values.double()).sum(-1)
+        torch.testing.assert_close(Bernoulli().nll(predicted, values).double(), expected, rtol=1e-5, atol=1e-5)
+
+    def test_grey_is_between_black_and_white(self, predicted: Tensor, values: Tensor) -> None:
+        black, white = (Bernoulli().nll(predicted, torch.full_like(values, level)) for level in (0.0, 1.0))
+        grey = Bernoulli().nll(predicted, torch.full_like(values, 0.25))
+        torch.testing.assert_close(grey, 0.75 * black + 0.25 * white)
+
+    def test_certain_logits_stay_finite(self) -> None:
+        assert Bernoulli().nll(torch.full((1, 1, 1), 1e4), torch.zeros(1, 1, 1)).item() == pytest.approx(1e4)
