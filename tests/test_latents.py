@@ -97,6 +97,19 @@ def test_a_source_without_rows_cannot_be_extended() -> None:
         FixedCodes(torch.zeros(2, 3)).extend(torch.zeros(1, 3))
 
 
+def test_noise_of_training_is_drawn_around_the_codes_and_ends_with_training() -> None:
+    bank = Bank(24, 4, init="normal", noise=0.3)
+    bank.initialise(lambda: images().batches(10), torch.Generator().manual_seed(0))
+    latent = bank(batch_of([7, 0]))
+    assert torch.equal(latent.mean, bank.codes[[7, 0]])
+    assert latent.log_std is not None
+    torch.testing.assert_close(latent.log_std.exp(), torch.full((2, 4), 0.3))
+    assert bank.eval()(batch_of([7, 0])).log_std is None
+    assert prepared("normal")(batch_of([7, 0])).log_std is None
+    with pytest.raises(ValueError, match=r"latents.noise must be 0 or more, got -1"):
+        Bank(2, 3, noise=-1.0)
+
+
 # only the rows of the batch
 
 

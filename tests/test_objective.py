@@ -65,6 +65,20 @@ def test_it_is_the_negative_log_posterior_in_nats(objective: MAP, decoder: Linea
     assert loss.batch == 0
 
 
+def test_codes_with_a_spread_are_drawn_by_the_generator_that_is_given(
+    objective: MAP, decoder: Linear, z: Tensor, observations: Observations
+) -> None:
+    class Spread(FixedCodes):
+        def forward(self, observations: Observations) -> Latent:
+            return Latent(self.z, torch.full_like(self.z, -1.0))
+
+    drawn = Latent(z, torch.full_like(z, -1.0)).sample(torch.Generator().manual_seed(3))
+    loss = objective(Spread(z), decoder, observations, torch.Generator().manual_seed(3))
+    at_drawn = objective(FixedCodes(drawn), decoder, observations)
+    assert torch.equal(loss.data, at_drawn.data)
+    assert not torch.equal(objective(Spread(z), decoder, observations, torch.Generator().manual_seed(4)).data, loss.data)
+
+
 @pytest.mark.parametrize("times", [2, 10])
 def test_the_prior_counts_once_however_much_was_seen(
     objective: MAP, decoder: Linear, z: Tensor, observations: Observations, times: int

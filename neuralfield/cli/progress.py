@@ -14,8 +14,8 @@ LINE_EVERY = 10.0
 class Bar(training.Progress):
     """Draws one bar per stage."""
 
-    def __init__(self, headline: str = "") -> None:
-        self.headline, self.console = headline, Console(stderr=True)
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
         columns = (
             TextColumn("{task.description:<20}"),
             BarColumn(),
@@ -36,7 +36,7 @@ class Bar(training.Progress):
             self.console.print(f"{name} ...")
 
     def report(self, report: training.Report) -> None:
-        score = "" if report.score is None else f"  {self.headline} {report.score:.1f}"
+        score = "" if report.score is None else f"  {report.headline} {report.score:.1f}"
         facts = f"epoch {report.epoch}  loss {report.loss:.3f}{score}  {report.points_per_second / 1e6:.2f} M points/s"
         self._move(report.share, facts)
 

@@ -132,7 +132,8 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
             points += float(loss.observed.sum()) / state.model.domain.value_dim
             state.facts["points_per_second"] = points / (time.perf_counter() - began)
             cost = _finite(loss, position)
-            progress.report(Report(min(1.0, done(position)), position.epoch, cost, score, state.facts["points_per_second"]))
+            facts = (state.model.domain.headline, score, state.facts["points_per_second"])
+            progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
                 score = journal.epoch(state.model, position.epoch, loss) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Report:
-    """One look at a fit: `score` is the domain's headline score on a few probe signals, `share` of the fit is done."""
+    """One look at a fit: `share` of it is done; `score` is the domain's score of name `headline` on a few probe signals."""
 
     share: float
     epoch: int
     loss: float
+    headline: str
     score: float | None
     points_per_second: float
 
