@@ -43,7 +43,7 @@ def complete(
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver)
         field = run.field(estimate.latent)
-        sides = {"observed": observed, "hidden": hidden} if bool((hidden.weight > 0).any()) else {"observed": observed}
+        sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
         collected.append({side: run.domain.score(field, part.to(run.device)) for side, part in sides.items()})
         estimates.append(estimate)
         progress(sum(len(e.latent) for e in estimates) / len(signals))

@@ -338,7 +338,6 @@ def test_a_broken_picture_is_named_and_skipped_only_on_demand(nf_: Nf, pictures:
     assert "3.png" in skipped.err
 
 
-@pytest.mark.xfail(strict=True, reason="signals/image_folder.py warns of left out files as a UserWarning, not a NeuralfieldWarning")
 @pytest.mark.filterwarnings("always::neuralfield.errors.NeuralfieldWarning")  # as users have it
 def test_a_strict_look_at_data_refuses_what_would_be_skipped(nf_: Nf, pictures: Path) -> None:
     (pictures / "3.png").write_bytes(b"")

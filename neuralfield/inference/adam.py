@@ -62,4 +62,4 @@ class Adam(Solver):
 def _better(z: Tensor, total: Tensor, best: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:
     """Per signal the lower of two objectives and its code; an objective that is not a number never wins."""
     wins = total.detach() < lowest
-    return torch.where(wins[:, None], z.detach(), best), torch.where(wins, total.detach(), lowest)
+    return torch.where(wins.reshape(-1, *[1] * (z.ndim - 1)), z.detach(), best), torch.where(wins, total.detach(), lowest)

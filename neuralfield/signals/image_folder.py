@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from neuralfield.errors import NeuralfieldError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.images import SPLITS, Images, check_split, resized, with_channels
 
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -157,4 +157,6 @@ def _report(root: Path, bad: dict[Path, str], of: int) -> None:
         raise NeuralfieldError(f"none of the {of} images of {root} can be read; {next(iter(bad))}: {next(iter(bad.values()))}")
     named = ", ".join(str(file.relative_to(root)) for file in list(bad)[:NAMED])
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    warnings.warn(f"left out {len(bad)} of {of} images of {root}, which cannot be read: {named}{more}", stacklevel=2)
+    warnings.warn(
+        f"left out {len(bad)} of {of} images of {root}, which cannot be read: {named}{more}", NeuralfieldWarning, stacklevel=2
+    )

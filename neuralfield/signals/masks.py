@@ -90,6 +90,7 @@ class Visibility:
     def __init__(self, observe: Sequence[str] | str = (), hide: Sequence[str] | str = (), seed: int = 0) -> None:
         sides = ([side] if isinstance(side, str) else side for side in (observe, hide))
         self.observe, self.hide = ([_mask(what, seed) for what in side] for side in sides)
+        self.masks = [*self.observe, *self.hide]
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         """True where a point is seen. Signals of which nothing would be left are refused."""

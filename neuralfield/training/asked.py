@@ -11,7 +11,7 @@ from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals
 
 WRITTEN = (
-    *("*.safetensors", "resume/*", "metrics.json", "figures/**/*.png", "completions/*"),
+    *("*.safetensors", "resume/*", "metrics.json", "figures/reconstructions.png", "figures/progress/*.png", "completions/*"),
     *("events.out.tfevents.*", "projector_config.pbtxt", "[0-9]*/codes/*"),
 )
 """What a run writes, and so what --overwrite removes."""
