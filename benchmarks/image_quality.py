@@ -8,13 +8,11 @@ hidden centres; writes the same to benchmarks/results/image_quality.md.
 """
 
 import math
-import os
-import platform
 import time
-from pathlib import Path
 
 import click
 import torch
+from machine import RESULTS, data_folder, machine
 
 import neuralfield as nf
 from neuralfield.recipe import Recipe, build
@@ -25,12 +23,11 @@ from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.schedules.joint import Joint
 from neuralfield.training.schedules.schedule import Optimisers
 
-HERE = Path(__file__).parent
 MASKS = (8, 12, 16, 20)
 
 
 @click.command()
-@click.option("--data", default=None, help="A folder with MNIST/raw; by default NF_DATA/mnist or ../shared/data/mnist.")
+@click.option("--data", default=None, help="A folder with MNIST/raw; by default NF_DATA/mnist, or mnist in the shared data.")
 @click.option("--train", "n_train", default=10_000)
 @click.option("--test", "n_test", default=1_000)
 @click.option("--masked", default=256, help="Test images with hidden centres.")
@@ -38,7 +35,7 @@ MASKS = (8, 12, 16, 20)
 @click.option("--patience", default=900.0, help="CPU seconds after which the faithful recipe is stopped.")
 def main(data: str | None, n_train: int, n_test: int, masked: int, target: float, patience: float) -> None:
     torch.set_num_threads(1)
-    root = data or str(Path(os.environ.get("NF_DATA", HERE.parent.parent / "shared" / "data")) / "mnist")
+    root = data or data_folder() / "mnist"
     signals = nf.load(f"mnist:{root}", split="train", limit=n_train, pad=2)
     test = nf.load(f"mnist:{root}", split="test", limit=n_test, pad=2)
 
@@ -52,14 +49,29 @@ def main(data: str | None, n_train: int, n_test: int, masked: int, target: float
         click.echo(f"{name}: {fitted[name][0]:.2f} dB after {seconds:.0f} CPU s", err=True)
     runs["autodecoder-mnist"], fitted["autodecoder-mnist"] = faithful(signals, target, patience)
 
+    report = "\n".join(
+        [
+            "# Images: quality and CPU seconds",
+            "",
+            f"{machine()}, one thread, `python benchmarks/image_quality.py`"
+            f" ({n_train} training and {n_test} test digits at 32x32, code of 64 numbers).",
+            "CPU seconds of a fit include initialisation, polish, and preparing inference. The faithful recipe (random codes)",
+            f"is timed until it has {target} dB on its training images; measuring that is not counted.",
+            "",
+            *table_of_fits(runs, fitted, test),
+            "",
+            f"PSNR (dB) inside a hidden centre, {masked} test images:",
+            "",
+            *table_of_masks(runs, signals, test.select(torch.arange(min(masked, len(test))))),
+        ]
+    )
+    click.echo(report)
+    (RESULTS / "image_quality.md").write_text(report + "\n")
+
+
+def table_of_fits(runs: dict[str, Run], fitted: dict[str, tuple[float, float]], test: nf.Signals) -> list[str]:
+    """Train PSNR, CPU seconds, and new images by search."""
     lines = [
-        "# Images: quality and CPU seconds",
-        "",
-        f"{time.strftime('%Y-%m-%d')}, {machine()}, one thread, `python benchmarks/image_quality.py`"
-        f" ({n_train} training and {n_test} test digits at 32x32, code of 64 numbers).",
-        "CPU seconds of a fit include initialisation, polish, and preparing inference. The faithful recipe (random codes)",
-        f"is timed until it has {target} dB on its training images; measuring that is not counted.",
-        "",
         "| recipe | train PSNR, dB | CPU s | faithful / this | new images by search, dB | CPU ms per new image | evaluations |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -70,25 +82,18 @@ def main(data: str | None, n_train: int, n_test: int, masked: int, target: float
         lines.append(
             f"| `{name}` | {psnr:.2f} | {seconds:.0f} | {ratio:.1f} | {found:.2f} | {1000 * each:.0f} | {evaluations:.0f} |"
         )
-        click.echo(lines[-1], err=True)
-    lines += [
-        "",
-        f"PSNR (dB) inside a hidden centre, {masked} test images:",
-        "",
-        "| | " + " | ".join(map(str, MASKS)) + " |",
-        "|---|" + "---|" * len(MASKS),
-    ]
-    some = test.select(torch.arange(min(masked, len(test))))
+    return lines
+
+
+def table_of_masks(runs: dict[str, Run], signals: nf.Signals, test: nf.Signals) -> list[str]:
+    """PSNR inside hidden centres: the mean training image, then every recipe."""
     mean = torch.cat([b.values.sum(0, keepdim=True) for b in signals.batches(1024)]).sum(0, keepdim=True) / len(signals)
-    for name, row in {"mean image": [mean_image(mean, some, m) for m in MASKS]}.items():
-        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+    rows = {"mean image": [mean_image(mean, test, mask) for mask in MASKS]}
     for name, run in runs.items():
-        row = [nf.complete(run, some, nf.Visibility(hide=[f"center:{m}"])).means()["hidden"]["psnr"] for m in MASKS]
-        lines.append(f"| `{name}` | " + " | ".join(f"{value:.2f}" for value in row) + " |")
-    report = "\n".join(lines)
-    click.echo(report)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "image_quality.md").write_text(report + "\n")
+        completions = (nf.complete(run, test, nf.Visibility(hide=[f"center:{mask}"])) for mask in MASKS)
+        rows[f"`{name}`"] = [completion.means()["hidden"]["psnr"] for completion in completions]
+    head = ["| | " + " | ".join(map(str, MASKS)) + " |", "|---|" + "---|" * len(MASKS)]
+    return head + [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in rows.items()]
 
 
 def faithful(signals: nf.Signals, target: float, patience: float) -> tuple[Run, tuple[float, float]]:
@@ -136,12 +141,6 @@ def mean_image(mean: torch.Tensor, test: nf.Signals, mask: int) -> float:
     _, hidden = truth.split(nf.Visibility(hide=[f"center:{mask}"])(truth, domain))
     field = nf.Field(lambda conditioning, coords: conditioning, mean.expand(len(test), -1, -1))
     return domain.score(field, hidden)["psnr"].mean().item()
-
-
-def machine() -> str:
-    """What this was measured on."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":
