@@ -255,3 +255,15 @@ def read_recipe(folder: Path, settings: list[str] | tuple[str, ...] = ()) -> tup
             f"{folder} was written by a newer neuralfield (format {about['format']}; this one reads up to {FORMAT}); upgrade it"
         )
     return Recipe.load(str(file), settings), about
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its name; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f'device "{name}" does not work here ({first}); --device auto takes what does') from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from neuralfield.cli import options
 from neuralfield.completion import Completion, complete
-from neuralfield.run import Run, load_signals
+from neuralfield.run import Run, choose_device, load_signals
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 
@@ -59,6 +59,7 @@ def infer_from_options(
     solver: str | None,
     seed: int,
     settings: tuple[str, ...],
+    device: str,
 ) -> Inferred:
     """Load the run and the signals, hide what is to be hidden, and search."""
     from neuralfield.cli.progress import Bar
@@ -66,7 +67,7 @@ def infer_from_options(
     options.warnings_as_lines()
     if solver is not None:
         settings = (f"inference.kind={solver}", *settings)
-    run = Run.load(run_path, settings)
+    run = Run.load(run_path, settings).to(choose_device(device))
     signals = load_signals(run, source, split=split or "test", limit=limit, **({"skip_bad": True} if skip_bad else {}))
     visibility = Visibility(observe, hide, seed)
     began, bar = time.perf_counter(), Bar()

@@ -42,6 +42,7 @@ def data(command: Command) -> Command:
 def inference(command: Command) -> Command:
     """How to search: what is seen, which solver."""
     for option in (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
         click.option("--seed", type=int, default=0, show_default=True, help="For masks that draw at random."),
         click.option("--solver", metavar="NAME", help="Which solver finds the codes."),
         click.option(

@@ -84,15 +84,3 @@ def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, l
 def completed(recipe: Recipe, signals: Signals) -> Recipe:
     """The recipe with the domain's arguments taken from the signals."""
     return Recipe.from_tables(recipe.model_dump() | {"domain": {"kind": recipe.domain.kind, **signals.domain_arguments}})
-
-
-def choose_device(name: str) -> torch.device:
-    """The device by its name; "auto" is a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(f'device "{name}" does not work here ({first}); --device auto takes what does') from None

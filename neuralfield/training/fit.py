@@ -10,7 +10,7 @@ from torch import Tensor
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
-from neuralfield.run import Run, read_recipe, write_recipe
+from neuralfield.run import Run, choose_device, read_recipe, write_recipe
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals
 from neuralfield.training import asked, validation
@@ -72,7 +72,7 @@ def fit(
         asked.claim(folder, overwrite)
     signals, chosen = asked.choose_data(data, chosen, split, limit)
     progress.stage("initialising codes")
-    state = _open(chosen, signals, asked.choose_device(device), seed, folder, began)
+    state = _open(chosen, signals, choose_device(device), seed, folder, began)
     epochs = epochs or _epochs(state)
     if not (resume and state.restore()):
         state.model.source.initialise(lambda: state.signals.batches(1024), generator(seed, INITIALISING))
