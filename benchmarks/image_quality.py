@@ -105,7 +105,7 @@ def faithful(signals: nf.Signals, target: float, patience: float) -> tuple[Run, 
     optimisers = Optimisers(RowAdam(model.source.parameters()), torch.optim.Adam(model.decoder.parameters()))
     run = Run(recipe, model, signals.ids, signals.labels, {})
     psnr, per_epoch = 0.0, math.ceil(len(signals) / recipe.training.batch)
-    for position, _ in train(model, optimisers, Joint(), signals, recipe.training, Position(), 0, lambda p: 0.0):
+    for position, _, _ in train(model, optimisers, Joint(), signals, recipe.training, Position(), 0, lambda p: 0.0):
         if position.step or position.steps % per_epoch:
             continue
         look = time.process_time()

@@ -27,7 +27,7 @@ with torch.no_grad():
     side = torch.linspace(-0.5, 0.5, 140)
     y, x = torch.meshgrid(side, side, indexing="ij")
     detail = field(torch.stack([x, y], -1).reshape(-1, 2)).reshape(140, 140)
-    Image.fromarray((detail.clamp(0, 1) * 255).byte().numpy()).save(OUT / "detail.png")
+    Image.fromarray((detail.clamp(0, 1) * 255).byte().cpu().numpy()).save(OUT / "detail.png")
 
 # The whole picture: the data has 28 x 28 pixels, the field has no pixels at all.
 for resolution in (28, 256):

@@ -17,6 +17,7 @@ class Objective(nn.Module, ABC):
     """objective(source, decoder, observations, generator) -> Loss, one row per signal."""
 
     likelihood: Likelihood
+    prior: Prior
 
     @abstractmethod
     def forward(

@@ -38,6 +38,9 @@ ROOMS = {
 }
 """Where the `kind` of each table is looked up."""
 
+TRAINING_PRIOR = "training"
+"""The `inference.prior` that is the prior of the fit itself, not one learned from the bank."""
+
 FILLED_IN = {
     "domain": set(),
     "signals": set(),
@@ -159,8 +162,9 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
     """
     construct("inference", recipe.inference.kind, recipe.inference.arguments)
     resolve("starts", recipe.inference.start)
-    resolve("priors", recipe.inference.prior)
-    with torch.random.fork_rng():
+    if recipe.inference.prior != TRAINING_PRIOR:
+        resolve("priors", recipe.inference.prior)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         domain: Domain = _make("domain", recipe.domain, {})
         context: dict[str, Any] = {"coord_dim": domain.coord_dim, "value_dim": domain.value_dim, "shape": domain.shape}
@@ -183,13 +187,11 @@ def construct(table: str, kind: str, arguments: dict[str, Any]) -> Any:
         raise UsageError(f'[{table}] kind "{kind}": {error}') from error
 
 
-def table_settings(table: str, settings: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """The keys of one table as a dictionary, from `table.key=value` settings; other tables are refused."""
-    tables = _applied({}, settings)
-    if tables.keys() - {table}:
-        raise UsageError(f"only [{table}] can be set here, as in {table}.key=value; got {', '.join(settings)}")
-    changes: dict[str, Any] = tables.get(table, {})
-    return changes
+def split_settings(table: str, settings: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The `table.key=value` settings of one table as a dictionary, and the others as they are."""
+    own = [setting for setting in settings if setting.strip().startswith(f"{table}.")]
+    tables = _applied({}, own)
+    return tables.get(table, {}), tuple(setting for setting in settings if setting not in own)
 
 
 def recipe_names() -> list[str]:
@@ -233,7 +235,8 @@ def _apply(tables: dict[str, Any], setting: str) -> None:
     if not isinstance(tables.get(table, {}), dict):
         raise UsageError(f'"{table}" is no table of the recipe, so {key.strip()} cannot be set')
     if name == "kind":
-        tables[table] = {"kind": value}
+        kept = Inference.model_fields if table == "inference" else ()  # start, prior and batch are no keys of the solver's
+        tables[table] = {key: old for key, old in tables.get(table, {}).items() if key in kept} | {"kind": value}
     else:
         tables.setdefault(table, {})[name] = value
 

@@ -1,5 +1,6 @@
 """A fitted model, in memory and on disk."""
 
+import inspect
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
 from neuralfield.latents.priors import Prior
 from neuralfield.objective import Objective
-from neuralfield.recipe import Model, Recipe, build, construct, read_toml
+from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals
@@ -66,11 +67,11 @@ class Run:
 
     def prepare(self, signals: Signals, generator: torch.Generator) -> None:
         """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior."""
-        self.decoder.requires_grad_(False)
-        self.model.source.eval()
+        self._freeze()
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
-        self.prior.fit(self.codes.cpu())
+        if self.recipe.inference.prior != TRAINING_PRIOR:
+            self.prior.fit(self.codes.cpu())
         self.to(self.device)
 
     def infer(self, observations: Observations | Signals, solver: Solver | None = None) -> Estimate:
@@ -84,7 +85,7 @@ class Run:
         for rows in torch.arange(len(observations)).split(self.recipe.inference.batch):
             batch = observations.rows(rows).to(self.device)
             estimate = solver.solve(objective, self.decoder, batch, self.start(batch, self.decoder, objective))
-            estimates.append(replace(estimate, evaluations=estimate.evaluations + self.start.evaluations(batch)))
+            estimates.append(replace(estimate, evaluations=estimate.evaluations + self.start.evaluations(batch, self.decoder)))
         return concatenate(estimates)
 
     def solver(self, **changes: Any) -> Solver:
@@ -97,21 +98,30 @@ class Run:
         """The objective of the fit, with the prior that was learned from the bank."""
         objective = self.recipe.objective
         parts = {"measurement": self.model.objective.measurement, "likelihood": self.model.objective.likelihood}
-        made: Objective = construct("objective", objective.kind, {**objective.arguments, **parts, "prior": self.prior})
+        takes = inspect.signature(resolve("objectives", objective.kind)).parameters
+        given = {key: value for key, value in {**parts, "prior": self.prior}.items() if key in takes}
+        made: Objective = construct("objective", objective.kind, {**objective.arguments, **given})
         return made
 
     def add(self, signals: Signals) -> Estimate:
         """Let new signals join the bank: their codes are searched with the decoder frozen. An id that is taken gets a number."""
         estimate = self.infer(signals)
+        self.join(signals, estimate)
+        return estimate
+
+    def join(self, signals: Signals, estimate: Estimate) -> None:
+        """Append signals whose codes were searched. Where only one side has labels, the other's are -1."""
+        if self.labels is not None or signals.labels is not None:
+            unknown = torch.full((max(len(self.ids), len(signals)),), -1)
+            old = unknown[: len(self.ids)] if self.labels is None else self.labels
+            self.labels = torch.cat([old, unknown[: len(signals)] if signals.labels is None else signals.labels])
         self.model.source.extend(estimate.latent.mean)
         taken = set(self.ids)
         for name in signals.ids:
             self.ids.append(_free(name, taken))
             taken.add(self.ids[-1])
         self.facts["signals"] = len(self.ids)
-        self.labels = torch.cat([self.labels, signals.labels]) if self.labels is not None and signals.labels is not None else None
         self.start.codes = self.codes
-        return estimate
 
     def save(self, path: str | Path | None = None) -> None:
         """Write the run folder; recipe.toml comes last, so that a run which says it is finished is whole."""
@@ -145,9 +155,13 @@ class Run:
         facts = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         run = cls(recipe, model, ids["ids"], latents.get("labels"), facts)
         run.path = folder
-        run.decoder.requires_grad_(False)
+        run._freeze()
         run._restore_learned(folder / "inference.safetensors")
         return run
+
+    def _freeze(self) -> None:
+        self.decoder.requires_grad_(False).eval()
+        self.model.source.eval()
 
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
@@ -156,7 +170,8 @@ class Run:
                 stored = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
                 files.restore(part, stored, file)
             elif isinstance(part, Prior):
-                part.fit(self.codes)
+                if part is not self.model.objective.prior:
+                    part.fit(self.codes)
             elif part.state_dict():
                 raise UsageError(
                     f'start "{self.recipe.inference.start}" is learned in a fit; {file} holds "{kinds.get(name, "none")}" instead'
@@ -189,7 +204,9 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def construct_prior(run: Run) -> Prior:
-    """The prior of completions that the recipe names, not fitted yet."""
+    """The prior of completions that the recipe names, not fitted yet; "training" is that of the fit itself."""
+    if run.recipe.inference.prior == TRAINING_PRIOR:
+        return run.model.objective.prior
     prior: Prior = resolve("priors", run.recipe.inference.prior)(code_dim=run.codes.shape[1])
     return prior
 
@@ -217,12 +234,13 @@ def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signal
     own = run.recipe.signals
     if source is None and own is None:
         raise UsageError("this run was fitted to signals given in Python, so say which data: --data SOURCE")
-    kind, path = sources.parse(source) if source else (own.kind, own.arguments.get("path"))  # type: ignore[union-attr]
-    takes = sources.accepted(kind)
-    prepared = {
-        k: v for k, v in (own.arguments if own else {}).items() if k in takes and k not in ("path", "split", "limit", "skip_bad")
-    }
-    fitting = {k: v for k, v in run.recipe.domain.arguments.items() if k in takes}
+    if source is not None:
+        kind, path = sources.parse(source)
+    else:
+        assert own is not None
+        kind, path = own.kind, own.arguments.get("path")
+    prepared = sources.inherited(own.kind, {k: v for k, v in own.arguments.items() if k != "skip_bad"}, kind) if own else {}
+    fitting = {k: v for k, v in run.recipe.domain.arguments.items() if k in sources.accepted(kind)}
     signals = sources.build(kind, {**fitting, **prepared, "path": path, **settings})
     check_fit(signals, run)
     return signals
@@ -231,7 +249,8 @@ def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signal
 def _remedy(run: Run, name: str) -> str:
     arguments = run.recipe.domain.arguments
     if name in ("height", "width"):
-        return f"; resize them with --set signals.resize=[{arguments.get('height')},{arguments.get('width')}]"
+        padding = 2 * (run.recipe.signals.arguments.get("pad") or 0) if run.recipe.signals else 0
+        return f"; resize them with --set signals.resize=[{arguments['height'] - padding},{arguments['width'] - padding}]"
     return f"; say --set signals.{name}={arguments.get(name)}" if name == "channels" else ""
 
 
@@ -249,7 +268,9 @@ def read_recipe(folder: Path, settings: list[str] | tuple[str, ...] = ()) -> tup
         raise NeuralfieldError(
             f"{folder} is not a run folder: it has no recipe.toml" if folder.exists() else f"there is no run {folder}"
         )
-    about = read_toml(file).get("run", {})
+    about = read_toml(file).get("run")
+    if about is None:
+        raise NeuralfieldError(f"{folder} is not a run folder: its recipe.toml has no [run] table")
     if about.get("format", 0) > FORMAT:
         raise NeuralfieldError(
             f"{folder} was written by a newer neuralfield (format {about['format']}; this one reads up to {FORMAT}); upgrade it"

@@ -122,7 +122,7 @@ class Field:
             raise NeuralfieldError(
                 f"a field needs coords [N, {self.coord_dim or 'C'}] or [B, N, {self.coord_dim or 'C'}], got {list(coords.shape)}"
             )
-        coords = coords if coords.ndim == 3 else coords[None]
+        coords = (coords if coords.ndim == 3 else coords[None]).to(self.device)
         # in parts where no gradient is asked for, so that a picture of any resolution fits in memory
         wanted = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in (coords, *tree_leaves(self.conditioning)))
         chunk = max(1, coords.shape[1] if wanted else EVALUATED_AT_ONCE // len(self))

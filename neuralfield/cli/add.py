@@ -26,13 +26,16 @@ def command(
     \b
     nf add RUN --data images:more/
     """
-    from neuralfield.run import Run, load_signals
+    from neuralfield.recipe import split_settings
+    from neuralfield.run import Run, choose_device, load_signals
 
     options.warnings_as_lines()
-    run = Run.load(run_path, settings)
-    signals = load_signals(run, source, split=split or "test", limit=limit, **({"skip_bad": True} if skip_bad else {}))
-    before = len(run.ids)
-    estimate = run.add(signals)
+    signals_settings, settings = split_settings("signals", settings)
+    run, searching = Run.load(run_path), Run.load(run_path, settings).to(choose_device("auto"))
+    chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
+    signals = load_signals(run, source, split=split or "test", limit=limit, **chosen)
+    before, estimate = len(run.ids), searching.infer(signals)
+    run.join(signals, estimate)  # --set changes this search, not the run
     run.save()
     options.say(
         f"{run_path}  {before} signals + {len(signals)} = {len(run.ids)}; {estimate.converged.float().mean():.0%} converged"

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from neuralfield.cli import options
+from neuralfield.errors import UsageError
 
 
 @click.command("data")
@@ -36,13 +37,14 @@ def command(
       npz:FILE           images [n, h, w(, c)] and optionally labels
     """
     from neuralfield.export.data import describe, write_sheet
-    from neuralfield.recipe import table_settings
+    from neuralfield.recipe import split_settings
     from neuralfield.signals.signals import load
 
     options.warnings_as_lines(as_errors=strict)
-    signals = load(
-        source, split=split, limit=limit, **table_settings("signals", settings), **({"skip_bad": True} if skip_bad else {})
-    )
+    chosen, others = split_settings("signals", settings)
+    if others:
+        raise UsageError(f"only [signals] can be set here, as in signals.pad=2; got {others[0]}")
+    signals = load(source, split=split, limit=limit, **chosen, **({"skip_bad": True} if skip_bad else {}))
     facts = describe(signals)
     for key, value in facts.items():
         options.say(f"{key:<10} {value}")

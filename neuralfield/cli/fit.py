@@ -51,7 +51,7 @@ def command(
     if skip_bad:
         settings = (*settings, "signals.skip_bad=true")
     name = Path(recipe).stem if recipe else domain
-    folder = out if out or resume or not name else options.new_folder(Path("runs"), name)
+    folder = out if out or resume or not name else options.new_folder(Path("runs"), name, overwrite)
     bar = Bar()
     try:
         run = fit(

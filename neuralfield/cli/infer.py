@@ -7,6 +7,7 @@ import click
 
 from neuralfield.cli import options
 from neuralfield.cli.inferring import Inferred, infer_from_options
+from neuralfield.errors import UsageError
 
 
 @click.command("infer")
@@ -26,8 +27,11 @@ def command(run_path: Path, out: Path | None, as_json: bool, **chosen: Any) -> N
     """
     from neuralfield.export.completions import write_completions
 
+    folder = out or run_path / "completions"
+    if (folder / "recipe.toml").exists():
+        raise UsageError(f"{folder} is a run; choose another --out, or none: completions then go to {run_path}/completions")
     inferred: Inferred = infer_from_options(run_path, **chosen)
-    folder = options.output_folder(out or run_path / "completions")
+    options.output_folder(folder)
     picture = write_completions(folder, inferred.run, inferred.signals, inferred.visibility, inferred.completion)
     for line in inferred.lines():
         options.say(line)

@@ -7,7 +7,8 @@ from typing import Any
 
 from neuralfield.cli import options
 from neuralfield.completion import Completion, complete
-from neuralfield.run import Run, choose_device, load_signals
+from neuralfield.recipe import split_settings
+from neuralfield.run import Run, choose_device, load_signals, read_recipe
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 
@@ -65,10 +66,13 @@ def infer_from_options(
     from neuralfield.cli.progress import Bar
 
     options.warnings_as_lines()
-    if solver is not None:
+    signals_settings, settings = split_settings("signals", settings)
+    if solver is not None and solver != read_recipe(run_path)[0].inference.kind:
         settings = (f"inference.kind={solver}", *settings)
     run = Run.load(run_path, settings).to(choose_device(device))
-    signals = load_signals(run, source, split=split or "test", limit=limit, **({"skip_bad": True} if skip_bad else {}))
+    signals = load_signals(
+        run, source, split=split or "test", limit=limit, **signals_settings, **({"skip_bad": True} if skip_bad else {})
+    )
     visibility = Visibility(observe, hide, seed)
     began, bar = time.perf_counter(), Bar()
     bar.stage("searching codes")

@@ -83,10 +83,10 @@ def finish(as_json: bool, facts: dict[str, Any]) -> None:
         click.echo(json.dumps(facts, allow_nan=False))
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """parent/name, or the first of parent/name-2, -3 ... that is free."""
+def new_folder(parent: Path, name: str, overwrite: bool) -> Path:
+    """parent/name; where that is taken and not to be overwritten, the first of parent/name-2, -3 ... that is free."""
     number, folder = 2, parent / name
-    while folder.exists():
+    while folder.exists() and not overwrite:
         number, folder = number + 1, parent / f"{name}-{number}"
     return folder
 

@@ -45,8 +45,6 @@ class Bar(training.Progress):
 
     def stop(self) -> None:
         """The end: finish the last bar."""
-        if self.task is not None:
-            self.bar.update(self.task, completed=1.0)
         self.bar.stop()
 
     def _move(self, share: float, facts: str) -> None:

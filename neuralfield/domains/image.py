@@ -52,6 +52,7 @@ class Image(Domain):
 
         A signal of which nothing is known has no score: NaN.
         """
+        truth = truth.to(field.device)
         values = field(truth.coords)
         mse = ((values - truth.values).square() * truth.weight[..., None]).sum((1, 2)) / truth.observed
         scores = {"mse": mse, "psnr": (-10 * torch.log10(mse)).clamp(max=PSNR_CAP)}
@@ -61,7 +62,7 @@ class Image(Domain):
 
     @torch.no_grad()
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
-        values = field(self.grid(resolution).to(field.device))
+        values = field(self.grid(resolution))
         return as_picture(rearrange(values, "b (h w) v -> b h w v", h=self.grid_shape(resolution)[0]))
 
     def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.inference.solver import points_per_seen
 from neuralfield.latents.spectral import SpectralBasis
 from neuralfield.objective import Objective
 from neuralfield.types import Latent, Observations
@@ -32,9 +33,9 @@ class Start(nn.Module, ABC):
     def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
         """A first code for each signal."""
 
-    def evaluations(self, observations: Observations) -> float:
+    def evaluations(self, observations: Observations, decoder: Decoder) -> Float[Tensor, " B"]:
         """Decoder work spent, in forward passes over the observed points of a signal."""
-        return 0.0
+        return torch.zeros(len(observations))
 
 
 class Mean(Start):
@@ -51,7 +52,7 @@ class Spectral(Start):
 
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:
         super().__init__(codes)
-        self.basis = SpectralBasis(0, 0, 1, 0)
+        self.basis = SpectralBasis()
         self.register_buffer("map", torch.zeros(1, codes.shape[1]))
 
     def fit(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
@@ -72,9 +73,9 @@ class Spectral(Start):
 
 
 class Nearest(Start):
-    """The bank's code whose field is nearest to what was seen, in mean square over at most POINTS points."""
+    """The bank's code whose field is nearest to what was seen, in mean square over at most POINTS points of the grid."""
 
-    POINTS = 256
+    POINTS = 2048
     CANDIDATES = 1024
 
     def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
@@ -86,10 +87,10 @@ class Nearest(Start):
         errors = [(((fields[b % len(fields)] - values[b]).square().sum(-1)) * weight[b]).sum(1) for b in range(len(observations))]
         return Latent(candidates[torch.stack(errors).argmin(1)])
 
-    def evaluations(self, observations: Observations) -> float:
-        used = len(self._where(observations)) / max(1.0, float((observations.weight > 0).sum(1).float().mean()))
+    def evaluations(self, observations: Observations, decoder: Decoder) -> Float[Tensor, " B"]:
         shared = len(observations) if len(observations.coords) == 1 else 1
-        return len(self._candidates()) * used / shared
+        used = len(self._where(observations)) / observations.weight.shape[1] * points_per_seen(decoder, observations)
+        return len(self._candidates()) / shared * (used if decoder.pointwise else torch.ones_like(used)).cpu()
 
     def _candidates(self) -> Float[Tensor, "K D"]:
         """Evenly spread over the bank, so that the choice needs no random numbers."""
@@ -97,6 +98,6 @@ class Nearest(Start):
         return self.codes[torch.linspace(0, len(self.codes) - 1, count).long()]
 
     def _where(self, observations: Observations) -> Tensor:
-        """Points that some signal has seen, thinned evenly."""
-        seen = (observations.weight > 0).any(0).nonzero()[:, 0]
-        return seen[torch.linspace(0, max(0, len(seen) - 1), min(self.POINTS, len(seen))).long()]
+        """Points spread evenly over all, whoever else is in the batch."""
+        count = observations.weight.shape[1]
+        return torch.linspace(0, count - 1, min(self.POINTS, count)).long()

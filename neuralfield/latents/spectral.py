@@ -17,6 +17,12 @@ from neuralfield.types import Observations
 
 PASSES = 6
 """Passes over the data of the subspace iteration; MNIST's leading 64 are then exact to 1e-3 of their variance."""
+LARGEST = 2**22
+"""Values of a signal: the iteration holds 80 times as many numbers, 1.3 GB here; a photograph of 1000 x 1400 in colour."""
+DEGENERATE = 1e-7
+"""Share of the first variance under which a direction is rounding error, in float32."""
+AT_ONCE = 2**24
+"""Numbers held at once while signals with masks of their own are encoded: 64 MiB."""
 OVERSAMPLING = 16
 """Extra directions carried in the iteration (Halko, Martinsson and Tropp 2011 advise 5 to 10 or more)."""
 
@@ -30,9 +36,8 @@ class SpectralBasis(nn.Module):
     variance: Tensor
     noise: Tensor
 
-    def __init__(self, points: int, coord_dim: int, value_dim: int, rank: int) -> None:
+    def __init__(self, points: int = 0, coord_dim: int = 0, value_dim: int = 0, rank: int = 0) -> None:
         super().__init__()
-        self.value_dim = value_dim
         self.register_buffer("coords", torch.zeros(points, coord_dim))
         self.register_buffer("mean", torch.zeros(points * value_dim))
         self.register_buffer("components", torch.zeros(points * value_dim, rank))
@@ -44,6 +49,11 @@ class SpectralBasis(nn.Module):
         """PCA by subspace iteration over batches of signals, so that memory does not grow with their number."""
         first = next(iter(batches()))
         n_points, value_dim = first.values.shape[1:]
+        if n_points * value_dim > LARGEST:
+            raise NeuralfieldError(
+                f"signals of {n_points} points x {value_dim} values are too large for spectral codes; for images say "
+                '--set signals.resize=[256,256], else --set latents.init="normal" --set inference.start=nearest'
+            )
         basis = cls(n_points, first.coords.shape[-1], value_dim, min(rank, n_points * value_dim))
         basis.coords = first.coords[0]
         count, total, energy = 0, torch.zeros(n_points * value_dim, dtype=torch.float64), 0.0
@@ -70,6 +80,7 @@ class SpectralBasis(nn.Module):
         small = (q.T @ covariance(q)).double()
         values, vectors = torch.linalg.eigh((small + small.T) / 2)
         order = values.argsort(descending=True)[: basis.rank]
+        order = order[values[order] > DEGENERATE * values.max()]  # few or alike signals have fewer directions than a code
         basis.components = (q.double() @ vectors[:, order]).float()
         basis.variance = values[order].clamp(min=1e-12).float()
         left = energy - basis.variance.sum().item()
@@ -78,7 +89,13 @@ class SpectralBasis(nn.Module):
 
     @property
     def rank(self) -> int:
+        """Number of principal functions."""
         return self.components.shape[1]
+
+    @property
+    def value_dim(self) -> int:
+        """Values at a point."""
+        return len(self.mean) // max(1, len(self.coords))
 
     def encode(self, observations: Observations) -> Float[Tensor, "B R"]:
         """Coefficients given what was seen: their posterior mean, so little seen shrinks to the mean."""
@@ -91,9 +108,12 @@ class SpectralBasis(nn.Module):
             psi = components[0]
             precision = psi.T @ (weight[0, :, None] * psi) + torch.diag(1 / self.variance)
             return torch.linalg.solve(precision, psi.T @ data.T).T
-        precision = einsum(components * weight[..., None], components.expand(len(weight), -1, -1), "b n r, b n s -> b r s")
-        right = einsum(components.expand(len(weight), -1, -1), data, "b n r, b n -> b r")
-        return torch.linalg.solve(precision + torch.diag(1 / self.variance), right[..., None])[..., 0]
+        rows = max(1, AT_ONCE // max(1, components[0].numel()))
+        solved = []
+        for psi, w, x in zip(components.expand(len(weight), -1, -1).split(rows), weight.split(rows), data.split(rows), strict=True):
+            precision = einsum(psi * w[..., None], psi, "b n r, b n s -> b r s") + torch.diag(1 / self.variance)
+            solved.append(torch.linalg.solve(precision, einsum(psi, x, "b n r, b n -> b r")[..., None])[..., 0])
+        return torch.cat(solved)
 
     def _positions(self, coords: Float[Tensor, "G N C"]) -> Int[Tensor, "G N"]:
         """The grid point nearest to each coordinate."""

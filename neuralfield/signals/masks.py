@@ -1,5 +1,6 @@
 """What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `file:MASK`."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,10 @@ from neuralfield.types import Observations
 
 
 class Mask(ABC):
-    """A region of points; constructed from what stands behind the colon, and a seed for those that draw."""
+    """A region of points; constructed from what stands behind the colon, and a seed and a place for those that draw."""
 
-    def __init__(self, argument: str, seed: int = 0) -> None:
-        self.argument, self.seed = argument, seed
+    def __init__(self, argument: str, seed: int = 0, place: int = 0) -> None:
+        self.argument, self.seed, self.place = argument, seed, place
 
     @abstractmethod
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
@@ -68,7 +69,7 @@ class Random(Mask):
         if not 0 < share <= 1:
             raise UsageError(f"mask random:{self.argument} needs a share above 0 and at most 1")
         n = observations.weight.shape[1]
-        orders = [torch.randperm(n, generator=generator(self.seed, i)) for i in observations.index.tolist()]
+        orders = [torch.randperm(n, generator=generator(self.seed, self.place, i)) for i in observations.index.tolist()]
         return (torch.stack(orders) < max(1, round(share * n))).to(observations.weight.device)
 
 
@@ -80,6 +81,8 @@ class File(Mask):
         if domain.shape is not None and region.shape != tuple(domain.shape):
             sizes = " x ".join(map(str, region.shape)), " x ".join(map(str, domain.shape))
             raise NeuralfieldError(f"mask {self.argument} is {sizes[0]}, but the signals (after padding) are {sizes[1]}")
+        if not region.any():
+            raise NeuralfieldError(f"mask {self.argument} marks nothing; 1, or white, marks the region")
         flat = torch.from_numpy(region.reshape(-1)).to(observations.weight.device)
         return flat.expand(observations.weight.shape)
 
@@ -89,7 +92,9 @@ class Visibility:
 
     def __init__(self, observe: Sequence[str] | str = (), hide: Sequence[str] | str = (), seed: int = 0) -> None:
         sides = ([side] if isinstance(side, str) else side for side in (observe, hide))
-        self.observe, self.hide = ([_mask(what, seed) for what in side] for side in sides)
+        # each mask has a place, so that two that draw do not draw the same
+        place = itertools.count()
+        self.observe, self.hide = ([_mask(what, seed, next(place)) for what in side] for side in sides)
         self.masks = [*self.observe, *self.hide]
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
@@ -112,12 +117,13 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, allow_pickle=False)) > 0
-        return np.asarray(Image.open(path).convert("L")) > 127
+        picture = np.asarray(Image.open(path).convert("L"))
+        return picture > (127 if picture.max() > 1 else 0)
     except (OSError, ValueError, EOFError) as error:
         raise NeuralfieldError(f"mask {path} cannot be read ({error}); it must be a picture or a .npy array") from None
 
 
-def _mask(what: str, seed: int) -> Mask:
+def _mask(what: str, seed: int, place: int) -> Mask:
     kind, _, argument = what.partition(":")
-    mask: Mask = resolve("masks", kind)(argument, seed)
+    mask: Mask = resolve("masks", kind)(argument, seed, place)
     return mask

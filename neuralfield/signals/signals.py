@@ -17,6 +17,9 @@ from neuralfield.types import Observations
 ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz"}
 """A path to a single file is a source too; its ending names the kind."""
 
+CHOOSING = ("path", "split", "limit", "skip_bad")
+"""Settings that choose signals; the others prepare them, and a run hands those on to the signals it infers."""
+
 
 class Signals(ABC):
     """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them."""
@@ -99,6 +102,22 @@ def build(kind: str, settings: dict[str, Any]) -> Signals:
     if not len(signals):
         raise NeuralfieldError(f'data source "{kind}" is empty: there is nothing to fit')
     return signals.select(torch.arange(len(signals))[:limit]) if limit else signals
+
+
+def inherited(own: str, settings: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Those settings of the source `own` that prepare signals, for another source: what neither takes is refused by name."""
+    known = {*accepted(own), *accepted(kind), *CHOOSING}
+    for key in settings.keys() - known:
+        raise UsageError(
+            f'[signals] of kind "{kind}" has no key "{key}"{nearest(key, sorted(known))}; known: {", ".join(accepted(kind))}'
+        )
+    return {key: value for key, value in settings.items() if key in accepted(kind) and (key not in CHOOSING or key == "skip_bad")}
+
+
+def absolute(path: str | None) -> str | None:
+    """The path of a source as any folder would name it; what is no file stays as it is."""
+    full = Path(path).expanduser() if path else None
+    return str(full.resolve()) if full is not None and full.exists() else path
 
 
 def accepted(kind: str) -> list[str]:

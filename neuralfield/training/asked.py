@@ -5,13 +5,22 @@ from pathlib import Path
 import torch
 
 from neuralfield.errors import NeuralfieldError, UsageError
-from neuralfield.recipe import Part, Recipe, recipe_names
-from neuralfield.registry import names, nearest
+from neuralfield.recipe import Part, Recipe, read_toml, recipe_names
+from neuralfield.registry import names, nearest, resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals
 
 WRITTEN = (
-    *("*.safetensors", "resume/*", "metrics.json", "figures/reconstructions.png", "figures/progress/*.png", "completions/*"),
+    *(
+        "decoder.safetensors",
+        "latents.safetensors",
+        "inference.safetensors",
+        "resume/*",
+        "metrics.json",
+        "figures/reconstructions.png",
+        "figures/progress/*.png",
+        "completions/*",
+    ),
     *("events.out.tfevents.*", "projector_config.pbtxt", "[0-9]*/codes/*"),
 )
 """What a run writes, and so what --overwrite removes."""
@@ -37,8 +46,9 @@ def claim(folder: Path | None, overwrite: bool) -> None:
         return
     if not folder.is_dir() or not overwrite:
         raise NeuralfieldError(f"{folder} exists; go on with --resume, replace it with --overwrite, or choose another --out")
-    if any(folder.iterdir()) and not (folder / "recipe.toml").exists():
-        raise NeuralfieldError(f"{folder} is not a run folder (no recipe.toml), so it is not overwritten; choose another --out")
+    recipe = folder / "recipe.toml"
+    if any(folder.iterdir()) and not (recipe.exists() and "run" in read_toml(recipe)):
+        raise NeuralfieldError(f"{folder} is not a run's folder, so it is not overwritten; choose another --out")
 
 
 def clear(folder: Path) -> None:
@@ -46,6 +56,8 @@ def clear(folder: Path) -> None:
     for pattern in WRITTEN:
         for file in [file for file in folder.glob(pattern) if file.is_file()]:
             file.unlink()
+            if file.parent != folder and not any(file.parent.iterdir()):
+                file.parent.rmdir()
 
 
 def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, limit: int | None) -> tuple[Signals, Recipe]:
@@ -64,12 +76,8 @@ def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, l
         part = recipe.signals
         if data is not None:
             kind, path = sources.parse(data)
-            inherited = {
-                k: v
-                for k, v in (part.arguments if part else {}).items()
-                if k in sources.accepted(kind) and k not in ("path", "split", "limit")
-            }
-            part = Part(kind=kind, **{**inherited, "path": str(Path(path).resolve()) if path else None})
+            inherited = sources.inherited(part.kind, part.arguments, kind) if part else {}
+            part = Part(kind=kind, **{**inherited, "path": sources.absolute(path)})
         if part is None:
             raise UsageError("say which data: --data SOURCE")
         part = Part(
@@ -83,4 +91,6 @@ def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, l
 
 def completed(recipe: Recipe, signals: Signals) -> Recipe:
     """The recipe with the domain's arguments taken from the signals."""
-    return Recipe.from_tables(recipe.model_dump() | {"domain": {"kind": recipe.domain.kind, **signals.domain_arguments}})
+    likelihood = recipe.likelihood or Part(kind=resolve("domains", recipe.domain.kind).likelihood)
+    tables = {"domain": {"kind": recipe.domain.kind, **signals.domain_arguments}, "likelihood": likelihood.model_dump()}
+    return Recipe.from_tables(recipe.model_dump() | tables)

@@ -66,7 +66,9 @@ def fit(
         chosen, about = read_recipe(folder, settings)
         if about.get("finished"):
             raise NeuralfieldError(f"{folder} is finished; there is nothing to resume (use --overwrite to fit again)")
-        seed, epochs, budget = about["seed"], epochs or about.get("epochs_wanted"), budget or about.get("budget")
+        seed = about["seed"]
+        if epochs is None and budget is None:
+            epochs, budget = about.get("epochs_wanted"), about.get("budget")
     else:
         chosen = asked.choose_recipe(recipe, domain, settings)
         asked.claim(folder, overwrite)
@@ -125,11 +127,11 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
     progress.stage("training")
     arguments = (state.model, state.optimisers, state.schedule, state.signals, state.recipe.training)
     began = last_saved = time.perf_counter()
-    points, score = 0.0, None
+    points, score = 0, None
     with interruptible() as interrupted:
-        for position, loss in train(*arguments, state.position, state.seed, done):
+        for position, loss, count in train(*arguments, state.position, state.seed, done):
             state.position = position
-            points += float(loss.observed.sum()) / state.model.domain.value_dim
+            points += count
             state.facts["points_per_second"] = points / (time.perf_counter() - began)
             cost = _finite(loss, position)
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])

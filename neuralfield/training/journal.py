@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image as Picture
+from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter
 
 from neuralfield.domains.domain import Domain
@@ -65,6 +66,8 @@ class Journal:
         sprites = torch.from_numpy(self.domain.draw(self.signals.truth(some))).permute(0, 3, 1, 2).float() / 255
         labels = self.signals.labels
         names = [str(int(labels[i])) if labels is not None else self.signals.ids[i] for i in some.tolist()]
+        # the projector's sprite is one picture of all of them: more than 32 pixels each is never seen
+        sprites = interpolate(sprites, size=[min(32, side) for side in sprites.shape[2:]], mode="area")
         self.board.add_embedding(codes[some], metadata=names, label_img=sprites, tag="codes")
         self.board.close()
 

@@ -34,8 +34,9 @@ def train(
     position: Position,
     seed: int,
     done: Callable[[Position], float],
-) -> Iterator[tuple[Position, Loss]]:
-    """Steps from `position` until `done` (the share of the fit that lies behind) reaches 1; yields each new position and its loss.
+) -> Iterator[tuple[Position, Loss, int]]:
+    """Steps from `position` until `done` (the share of the fit that lies behind) reaches 1; yields each new position, the step's
+    loss, and how many points it evaluated.
 
     Batches depend on (seed, epoch, step) alone, so that a fit can go on from any position as if it had never stopped.
     """
@@ -51,7 +52,7 @@ def train(
             loss = schedule.step(model, optimisers, observations, position.epoch, draw)
             ended = position.step + 1 == per_epoch
             position = Position(position.epoch + ended, 0 if ended else position.step + 1, position.steps + 1)
-            yield position, loss
+            yield position, loss, observations.weight.numel()
             if (share := done(position)) >= 1:
                 break
 

@@ -19,6 +19,7 @@ LEAST_POLISH, MOST_POLISH = 4, 50
 def polish(state: Session, seconds: float | None, progress: Progress) -> None:
     """Solve all codes of the bank with the decoder frozen, starting where training left them, within `seconds` if given."""
     progress.stage("polishing codes")
+    state.model.decoder.eval()
     codes, settings = state.model.source.codes.data, state.recipe.inference
     batches = torch.arange(len(codes)).split(settings.batch)
     wanted = state.recipe.training.polish
@@ -41,9 +42,12 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
 def _affordable(state: Session, rows: Tensor, seconds: float) -> int:
     """How many steps on one batch fit into some seconds, by timing one."""
     batch = state.signals.batch(rows).to(state.model.source.codes.device)
+    finish = torch.cuda.synchronize if batch.values.is_cuda else (lambda: None)
+    finish()
     began = time.perf_counter()
     source = FixedCodes(state.model.source.codes[rows])
     state.model.objective(source, state.model.decoder, batch).total.sum().backward()
     state.model.decoder.zero_grad(set_to_none=True)
+    finish()
     # two more forward passes than steps, and a fifth of slack for a noisy machine
     return int(0.8 * seconds / (time.perf_counter() - began)) - 1

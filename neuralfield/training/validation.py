@@ -43,7 +43,7 @@ def out_of_patience(state: Session) -> bool:
     if value < state.facts.get("best_validation", float("inf")):
         state.facts.update(best_validation=value, best_epoch=state.position.epoch)
         state.kept = {f"decoder.{k}": v.clone() for k, v in state.model.decoder.state_dict().items()} | {"codes": codes.clone()}
-    return state.position.epoch - state.facts["best_epoch"] >= state.recipe.training.patience
+    return state.position.epoch - state.facts.get("best_epoch", 0) >= state.recipe.training.patience
 
 
 def restore_best(state: Session) -> None:
