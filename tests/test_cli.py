@@ -445,8 +445,16 @@ def test_a_folder_that_is_no_run_is_never_overwritten(nf_: Nf, source: str, tmp_
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "holiday.png").write_bytes(b"mine")
-    failed(nf_(*fit_words(source, folder, "--overwrite")), 1, folder, "not a run folder")
+    failed(nf_(*fit_words(source, folder, "--overwrite")), 1, folder, "not a run's folder")
     assert listing(folder) == {"holiday.png": b"mine"}
+
+
+def test_a_folder_with_a_recipe_of_ones_own_is_never_overwritten(nf_: Nf, source: str, tmp_path: Path) -> None:
+    mine = {"recipe.toml": b'[domain]\nkind = "image"\n', "decoder.safetensors": b"precious"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    failed(nf_(*fit_words(source, tmp_path, "--overwrite")), 1, "not a run's folder")
+    assert {name: (tmp_path / name).read_bytes() for name in mine} == mine
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuralfield.errors import UsageError
-from neuralfield.recipe import Recipe, build, construct, recipe_names, table_settings
+from neuralfield.recipe import Recipe, build, construct, recipe_names, split_settings
 
 SIZE = ["domain.height=8", "domain.width=8", "domain.channels=1"]
 
@@ -179,7 +179,7 @@ def test_later_settings_apply_to_the_new_kind() -> None:
     ],
 )
 def test_values_are_toml_and_words_need_no_quotes(text: str, value: object) -> None:
-    assert table_settings("signals", [f"signals.key={text}"]) == {"key": value}
+    assert split_settings("signals", [f"signals.key={text}"]) == ({"key": value}, ())
 
 
 def test_none_clears_a_key_that_may_be_empty() -> None:
@@ -187,9 +187,8 @@ def test_none_clears_a_key_that_may_be_empty() -> None:
     assert Recipe.load("autodecoder-mnist", ["training.epochs=none"]).training.epochs is None
 
 
-def test_settings_of_another_table_are_refused_where_only_one_can_be_set() -> None:
-    with pytest.raises(UsageError, match=r"only \[signals\] can be set here"):
-        table_settings("signals", ["signals.pad=2", "decoder.width=3"])
+def test_settings_of_another_table_are_left_for_it() -> None:
+    assert split_settings("signals", ["signals.pad=2", "decoder.width=3"]) == ({"pad": 2}, ("decoder.width=3",))
 
 
 def test_what_a_constructor_refuses_is_one_line_with_its_table() -> None:

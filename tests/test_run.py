@@ -331,3 +331,25 @@ def test_unknown_signals_of_a_run_made_in_python_are_asked_for(images: nf.Images
     run = nf.fit(images, recipe="image", settings=[*TINY, "training.polish=0"], epochs=1)
     with pytest.raises(UsageError, match="--data SOURCE"):
         nf.load_signals(run)
+
+
+def test_a_run_on_colour_images_infers_after_loading_as_before(tmp_path: Path) -> None:
+    pixels = torch.rand(6, 3, 5, 3, generator=torch.Generator().manual_seed(0))
+    run = nf.fit(nf.Images(pixels), domain="image", settings=["latents.code_dim=4"], epochs=2, out=tmp_path / "run")
+    batch = nf.Images(pixels).batch(torch.arange(4))
+    assert torch.equal(nf.Run.load(tmp_path / "run").infer(batch).latent.mean, run.infer(batch).latent.mean)
+
+
+def test_labels_of_a_bank_survive_signals_that_have_none(fitted: Path, images: nf.Images) -> None:
+    run = nf.Run.load(fitted)
+    run.labels = torch.arange(len(run.ids))
+    bare = nf.Images(images.pixels[:3])
+    run.add(bare)
+    assert run.labels is not None
+    assert run.labels.tolist() == [*range(len(run.ids) - 3), -1, -1, -1]
+
+
+def test_the_training_prior_can_be_that_of_inference(fitted: Path, images: nf.Images) -> None:
+    run = nf.Run.load(fitted, ["inference.prior=training"])
+    assert run.completion_objective().prior is run.model.objective.prior
+    assert run.infer(images.batch(torch.arange(2))).latent.mean.isfinite().all()
