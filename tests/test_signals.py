@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.image_folder import image_folder
 from neuralfield.signals.images import Images, resized, with_channels
 from neuralfield.signals.mnist_mini import mnist_mini
@@ -639,6 +639,7 @@ def test_8_bit_arrays_round_trip_with_their_labels(tmp_path: Path, shape: tuple[
     assert images.labels.tolist() == [5, 0, 7]
 
 
+@pytest.mark.filterwarnings("ignore::neuralfield.errors.NeuralfieldWarning")  # values beyond [0, 1] are what is tested
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.dtype(">f4")])
 def test_floating_point_is_taken_as_it_is(tmp_path: Path, dtype: Any) -> None:
     values = np.array([[[-1.5, 0.25], [3.0, 0.0]]]).astype(dtype)
@@ -646,6 +647,11 @@ def test_floating_point_is_taken_as_it_is(tmp_path: Path, dtype: Any) -> None:
     images = npz(str(tmp_path / "a.npz"))
     assert images.truth(torch.arange(1)).values[0, :, 0].tolist() == [-1.5, 0.25, 3.0, 0.0]
     assert images.labels is None
+
+
+def test_values_on_another_scale_are_taken_with_a_warning() -> None:
+    with pytest.warns(NeuralfieldWarning, match=r"\[0, 255\].*divide them"):
+        Images.from_arrays(np.array([[[0.0, 255.0]]]))
 
 
 def test_the_split_chooses_its_own_arrays(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from neuralfield.cli import options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz file.")
 @options.common
 def command(run_path: Path, out: Path, as_json: bool) -> None:
-    """Write the codes of a run: arrays ids [n], codes [n, D], std [n, D] (NaN: a bank has none), labels [n] where there are any."""
+    """Write the codes of a run: arrays ids [n], codes [n, D], std [n, D] (NaN: a bank has none), labels [n] (-1: none)."""
     import neuralfield.files as files
     from neuralfield.run import Run
 

@@ -1,5 +1,6 @@
 """Images of one size held in memory, 8 bit where they came so."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from neuralfield.domains.grid import pixel_centres
-from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.registry import nearest
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Observations
@@ -39,6 +40,7 @@ class Images(Signals):
             raise NeuralfieldError(f"signals.pad must be 0 or more pixels, got {pad}")
         if pixels.is_floating_point():
             _refuse_non_finite(pixels, self.ids)
+            _warn_out_of_range(pixels)
         self.pixels = torch.nn.functional.pad(pixels, (0, 0, pad, pad, pad, pad))
         self.labels = labels
         self.coords = pixel_centres(*self.pixels.shape[1:3])
@@ -156,4 +158,15 @@ def _refuse_non_finite(pixels: Tensor, ids: list[str]) -> None:
         raise NeuralfieldError(
             f"image {ids[i]} has {value} at row {row}, column {column}, channel {channel} ({count} of {len(ids)} images have "
             "values that are not finite); mend or leave them out"
+        )
+
+
+def _warn_out_of_range(pixels: Tensor) -> None:
+    """PSNR, SSIM and pictures are for values in [0, 1]; a tenth beyond is no mistake of scale."""
+    low, high = (float(bound) for bound in pixels.aminmax()) if pixels.numel() else (0.0, 1.0)
+    if low < -0.1 or high > 1.1:
+        warnings.warn(
+            f"image values lie in [{low:.3g}, {high:.3g}], but scores and pictures are for [0, 1]; divide them, or give uint8",
+            NeuralfieldWarning,
+            stacklevel=3,
         )
