@@ -162,9 +162,9 @@ def _refuse_non_finite(pixels: Tensor, ids: list[str]) -> None:
 
 
 def _warn_out_of_range(pixels: Tensor) -> None:
-    """PSNR, SSIM and pictures are for values in [0, 1]; a tenth beyond is no mistake of scale."""
+    """PSNR, SSIM and pictures are for values in [0, 1]; ringing goes a little beyond, another scale goes far."""
     low, high = (float(bound) for bound in pixels.aminmax()) if pixels.numel() else (0.0, 1.0)
-    if low < -0.1 or high > 1.1:
+    if low < -0.5 or high > 1.5:
         warnings.warn(
             f"image values lie in [{low:.3g}, {high:.3g}], but scores and pictures are for [0, 1]; divide them, or give uint8",
             NeuralfieldWarning,
