@@ -11,17 +11,17 @@ from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals
 
 WRITTEN = (
-    *(
-        "decoder.safetensors",
-        "latents.safetensors",
-        "inference.safetensors",
-        "resume/*",
-        "metrics.json",
-        "figures/reconstructions.png",
-        "figures/progress/*.png",
-        "completions/*",
-    ),
-    *("events.out.tfevents.*", "projector_config.pbtxt", "[0-9]*/codes/*"),
+    "decoder.safetensors",
+    "latents.safetensors",
+    "inference.safetensors",
+    "metrics.json",
+    "resume/*",
+    "figures/reconstructions.png",
+    "figures/progress/*.png",
+    "completions/*",
+    "events.out.tfevents.*",
+    "projector_config.pbtxt",
+    "[0-9]*/codes/*",
 )
 """What a run writes, and so what --overwrite removes."""
 

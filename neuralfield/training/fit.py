@@ -30,7 +30,7 @@ CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints at least; they are taken at the ends of epochs."""
 SCORED = 1000
 """Training signals that the final scores are taken over, evenly spread."""
-INITIALISING, PREPARING = 1001, 1004  # the seed's second number, beyond any epoch's
+INITIALISING, PREPARING = 1001, 1004  # the seed's second number; an epoch of that number draws other things from it
 
 
 def fit(

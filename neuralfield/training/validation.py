@@ -13,7 +13,7 @@ VALIDATED = 256
 """Held-out signals searched after every epoch at most, so that validation does not cost more than training."""
 VALIDATION_STEPS = 30
 """Solver steps for their codes: enough to rank decoders."""
-HOLDING_OUT = 1003  # the seed's second number, beyond any epoch's
+HOLDING_OUT = 1003  # the seed's second number; an epoch of that number draws other things from it
 
 
 def hold_out(signals: Signals, share: float, seed: int) -> tuple[Signals, Signals | None]:
