@@ -4,21 +4,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.errors import UsageError
 from neuralfield.inference.solver import Solver
-from neuralfield.run import Run, check_fit, concatenate, load_signals
+from neuralfield.run import Run, concatenate, fitting, load_signals
+from neuralfield.seeds import generator
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Estimate, Observations
 
+DRAWING = 1005  # the seed's second number; masks draw from others
+
 
 @dataclass(frozen=True)
 class Completion:
-    """`scores` maps "observed" and, where something was hidden, "hidden" to scores, one value per signal [n]."""
+    """`scores` maps "observed" and, where something was hidden, "hidden" to scores, one value per signal [n].
+
+    `samples` and `seed` are those that its bands were scored with.
+    """
 
     estimate: Estimate
     scores: dict[str, dict[str, Tensor]]
+    samples: int = 0
+    seed: int = 0
 
     def means(self) -> dict[str, dict[str, float]]:
         """Scores averaged over those signals that have one."""
@@ -33,21 +43,55 @@ def complete(
     signals: Signals | str,
     visibility: Visibility | None = None,
     solver: Solver | None = None,
+    samples: int | None = None,
+    seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Completion:
-    """Search the codes of signals (a data set, or the test split of a source) from what masks leave; score both sides."""
-    signals = load_signals(run, signals, split="test") if isinstance(signals, str) else signals
-    visibility = visibility or Visibility()
-    check_fit(signals, run)
+    """Search the codes of signals (a data set, or the test split of a source) from what masks leave; score both sides.
+
+    `samples` completions are drawn of each signal, by default as many as the recipe says, and its bands are scored too.
+    """
+    signals = load_signals(run, signals, split="test") if isinstance(signals, str) else fitting(signals, run)
+    visibility, solver = visibility or Visibility(), solver or run.solver()
+    samples = _samples(run, solver, samples)
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver)
+        drawn = draw(run, estimate, observed.index, observed.coords, samples, seed) if samples else None
         field = run.field(estimate.latent)
         sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
-        collected.append({side: run.domain.score(field, part.to(run.device)) for side, part in sides.items()})
+        collected.append({side: run.domain.score(field, part.to(run.device), drawn) for side, part in sides.items()})
         estimates.append(estimate)
         progress(sum(len(e.latent) for e in estimates) / len(signals))
-    return Completion(concatenate(estimates), _joined(collected))
+    return Completion(concatenate(estimates), _joined(collected), samples, seed)
+
+
+@torch.no_grad()
+def draw(
+    run: Run, estimate: Estimate, index: Int[Tensor, " B"], coords: Float[Tensor, "G N C"], count: int, seed: int = 0
+) -> Float[Tensor, "S B N V"]:
+    """Values of completed signals at points as they might be observed: codes from the posterior, then noise, `count` times.
+
+    What is drawn for a signal depends on the seed and its number in the set alone.
+    """
+    generators = [generator(seed, DRAWING, number) for number in index.tolist()]
+    posterior = estimate.posterior
+    codes = torch.cat([posterior.rows(slice(b, b + 1)).sample(count, g) for b, g in enumerate(generators)], 1)
+    values = torch.stack([run.field(z)(coords) for z in codes])
+    likelihood = run.model.objective.likelihood
+    return torch.stack([likelihood.sample(values[:, b], g) for b, g in enumerate(generators)], 1)
+
+
+def _samples(run: Run, solver: Solver, samples: int | None) -> int:
+    """How many to draw; where nobody asks for any, only a solver that gives posteriors draws them."""
+    if samples and not solver.gives_posterior:
+        raise UsageError(
+            f"solver {type(solver).__name__} gives one answer and no posterior to draw samples from; leave out the samples, "
+            "or take a solver that does"
+        )
+    if samples is None:
+        return run.recipe.inference.samples if solver.gives_posterior else 0
+    return samples
 
 
 def views(run: Run, signals: Signals, visibility: Visibility) -> Iterator[tuple[Observations, Observations]]:

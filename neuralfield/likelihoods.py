@@ -2,15 +2,16 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-class Likelihood(ABC):
-    """p(value | predicted), independent over points and value dimensions."""
+class Likelihood(nn.Module, ABC):
+    """p(value | predicted), independent over points and value dimensions. What it learns is kept in buffers."""
 
     @abstractmethod
     def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
@@ -24,17 +25,31 @@ class Likelihood(ABC):
         """r with nll = |r|^2 / 2 + constant, for least-squares kinds; the others refuse."""
         raise NotImplementedError(f"{type(self).__name__} is not a least-squares likelihood")
 
+    def sample(self, predicted: Float[Tensor, "B N V"], generator: torch.Generator | None = None) -> Float[Tensor, "B N V"]:
+        """Values as they would be observed, for kinds that can be drawn from; the others refuse."""
+        raise NotImplementedError(f"{type(self).__name__} draws no values")
+
+    def learn(self, noise: float) -> None:
+        """Take the noise variance that a linear model of the data has found; most likelihoods stay as they are."""
+
 
 class Gaussian(Likelihood):
-    """Normal with a standard deviation `std`, in the units of the values."""
+    """Normal with a standard deviation `std`, in the units of the values.
 
-    def __init__(self, std: float = 0.1) -> None:
+    With `noise` "learned", spectral codes replace it by what their linear model leaves over (at least 1e-4).
+    """
+
+    std: Tensor
+
+    def __init__(self, std: float = 0.1, noise: Literal["fixed", "learned"] = "fixed") -> None:
+        super().__init__()
         if not std > 0:
             raise ValueError(f"likelihood.std must be positive, got {std}")
-        self.std = std
+        self.noise = noise
+        self.register_buffer("std", torch.tensor(float(std)))
 
     def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
-        constant = values.shape[-1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+        constant = values.shape[-1] * (self.std.log() + 0.5 * math.log(2 * math.pi))
         return 0.5 * self.residual(predicted, values).square().sum(-1) + constant
 
     def mean(self, predicted: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
@@ -42,6 +57,14 @@ class Gaussian(Likelihood):
 
     def residual(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         return (predicted - values) / self.std
+
+    def sample(self, predicted: Float[Tensor, "B N V"], generator: torch.Generator | None = None) -> Float[Tensor, "B N V"]:
+        noise = torch.randn(predicted.shape, generator=generator)  # on the CPU, where the generator is, for every device
+        return predicted + self.std * noise.to(predicted)
+
+    def learn(self, noise: float) -> None:
+        if self.noise == "learned":
+            self.std.fill_(max(math.sqrt(noise), 1e-4))
 
 
 class Bernoulli(Likelihood):

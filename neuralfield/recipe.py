@@ -45,7 +45,7 @@ FILLED_IN = {
     "domain": set(),
     "signals": set(),
     "latents": {"count"},
-    "decoder": {"coord_dim", "value_dim", "code_dim", "shape"},
+    "decoder": {"coord_dim", "value_dim", "code_dim", "shape", "grid"},
     "measurement": {"coord_dim", "value_dim", "shape"},
     "likelihood": {"value_dim"},
     "prior": {"code_dim"},
@@ -69,16 +69,19 @@ class Part(BaseModel):
 
 
 class Inference(Part):
-    """The solver (`kind`), and what every solver needs beside it."""
+    """The solver (`kind`), and what every solver needs beside it; `samples` are drawn of every completion, for its band."""
 
     kind: str = "adam"
     start: str = "spectral"
     prior: str = "gaussian"
     batch: int = Field(default=256, ge=1)
+    samples: int = Field(default=0, ge=0)
 
 
 class Training(BaseModel):
     """How long, how fast, with what. Rates warm up over the share `warmup` of the fit and follow `decay` over the whole.
+
+    A batch holds so many signals, with all their points or with `points` of them; with `draw` "samples", so many single samples.
 
     A fit lasts `epochs`, or as many whole epochs as hold `steps`: small data sets are gone over more often. `polish` counts the
     solver's steps on every code at the end; by default about as many as there were epochs, so that it costs about as much.
@@ -86,8 +89,9 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     epochs: int | None = Field(default=None, ge=1)
-    steps: int = Field(default=780, ge=1)
+    steps: int = Field(default=780, ge=0)
     batch: int = Field(default=64, ge=1)
+    draw: Literal["signals", "samples"] = "signals"
     points: int | None = Field(default=None, ge=1)
     optimiser: str = "muon"
     decoder_rate: float = Field(default=1e-2, gt=0)
@@ -168,6 +172,7 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
         torch.manual_seed(seed)
         domain: Domain = _make("domain", recipe.domain, {})
         context: dict[str, Any] = {"coord_dim": domain.coord_dim, "value_dim": domain.value_dim, "shape": domain.shape}
+        context["grid"] = None if domain.shape is None else domain.grid()
         source: LatentSource = _make("latents", recipe.latents, {"count": count})
         context["code_dim"] = source.code_dim
         decoder: Decoder = _make("decoder", recipe.decoder, context)
@@ -271,14 +276,13 @@ def _complete(table: str, part: Part) -> Part:
 
 def _signature_model(table: str, kind: str) -> type[BaseModel]:
     """A pydantic model of a constructor's arguments, without those that `build` fills in."""
-    parameters = inspect.signature(resolve(ROOMS[table], kind)).parameters.values()
     given = {
         p.name: (
             Any if p.annotation is p.empty else p.annotation,
             None if table == "domain" and p.default is p.empty else p.default,
         )
-        for p in parameters
-        if p.name not in FILLED_IN[table] and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        for p in _named_arguments(table, kind).values()
+        if p.name not in FILLED_IN[table]
     }
     fields: dict[str, Any] = {
         name: (kind, ... if default is inspect.Parameter.empty else default) for name, (kind, default) in given.items()
@@ -286,9 +290,15 @@ def _signature_model(table: str, kind: str) -> type[BaseModel]:
     return create_model(f"{table}.{kind}", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
 
 
+def _named_arguments(table: str, kind: str) -> dict[str, inspect.Parameter]:
+    """Of a constructor; a class without one has that of torch's modules, which takes anything."""
+    parameters = inspect.signature(resolve(ROOMS[table], kind)).parameters
+    return {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
 def _make(table: str, part: Part, context: dict[str, Any]) -> Any:
     """A part from its own arguments and those that its constructor asks of the context."""
-    takes = inspect.signature(resolve(ROOMS[table], part.kind)).parameters
+    takes = _named_arguments(table, part.kind)
     unknown = [key for key, p in takes.items() if p.default is p.empty and key not in context and part.arguments.get(key) is None]
     if unknown:
         raise UsageError(f'[{table}] of kind "{part.kind}" needs a {unknown[0]}; nf.fit takes it from the signals')

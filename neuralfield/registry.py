@@ -12,7 +12,10 @@ from typing import Any
 from neuralfield.errors import NeuralfieldError, UsageError
 
 BUILT_IN: dict[str, dict[str, str]] = {
-    "domains": {"image": "neuralfield.domains.image:Image"},
+    "domains": {
+        "function": "neuralfield.domains.function:Function",
+        "image": "neuralfield.domains.image:Image",
+    },
     "signals": {
         "mnist": "neuralfield.signals.torchvision_sets:mnist",
         "fashion-mnist": "neuralfield.signals.torchvision_sets:fashion_mnist",
@@ -20,11 +23,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mnist-mini": "neuralfield.signals.mnist_mini:mnist_mini",
         "images": "neuralfield.signals.image_folder:image_folder",
         "npz": "neuralfield.signals.npz:npz",
+        "csv": "neuralfield.signals.csv_file:csv_file",
+        "sines": "neuralfield.signals.sines:sines",
     },
     "masks": {
         "center": "neuralfield.signals.masks:Center",
         "half": "neuralfield.signals.masks:Half",
         "random": "neuralfield.signals.masks:Random",
+        "first": "neuralfield.signals.masks:First",
         "file": "neuralfield.signals.masks:File",
     },
     "latents": {"bank": "neuralfield.latents.bank:Bank"},
@@ -35,8 +41,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "priors": {
         "isotropic": "neuralfield.latents.priors:Isotropic",
         "gaussian": "neuralfield.latents.priors:Gaussian",
+        "kernel-density": "neuralfield.latents.kernel_density:KernelDensity",
     },
     "decoders": {
+        "basis": "neuralfield.decoders.basis:Basis",
+        "linear": "neuralfield.decoders.linear:Linear",
         "modulated": "neuralfield.decoders.modulated:Modulated",
         "concat": "neuralfield.decoders.concat:Concat",
         "convolutional": "neuralfield.decoders.convolutional:Convolutional",
@@ -55,7 +64,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "adam": "torch.optim:Adam",
         "muon": "neuralfield.training.optimisers.muon:Muon",
     },
-    "solvers": {"adam": "neuralfield.inference.adam:Adam"},
+    "solvers": {
+        "adam": "neuralfield.inference.adam:Adam",
+        "linear": "neuralfield.inference.linear:Linear",
+    },
     "starts": {
         "mean": "neuralfield.inference.starts:Mean",
         "nearest": "neuralfield.inference.starts:Nearest",

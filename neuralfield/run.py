@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.inference.posterior import Posterior
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
-from neuralfield.latents.priors import Prior
+from neuralfield.latents.priors import Known, Prior
 from neuralfield.objective import Objective
 from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
-from neuralfield.signals.signals import Signals
+from neuralfield.signals.signals import Signals, UnlikeError
 from neuralfield.types import Estimate, Field, Latent, Loss, Observations
 
+SPREAD_OVER = 256
+"""Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
 FORMAT = 1
 """Version of the run folder. A newer one is refused by name."""
 
@@ -71,14 +74,27 @@ class Run:
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
         if self.recipe.inference.prior != TRAINING_PRIOR:
-            self.prior.fit(self.codes.cpu())
+            self.prior.fit(self.codes.cpu(), self._known(signals))
         self.to(self.device)
+
+    def _known(self, signals: Signals) -> Known | None:
+        """What the objective of the fit knows of the codes beyond their values, where the solver gives posteriors."""
+        solver = self.solver()
+        if not solver.gives_posterior:
+            return None
+        index = torch.linspace(0, len(signals) - 1, min(SPREAD_OVER, len(signals))).long()
+        total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
+        for rows in index.split(self.recipe.inference.batch):
+            batch = signals.batch(rows).to(self.device)
+            estimate = solver.solve(self.model.objective, self.decoder, batch, Latent(self.codes[rows.to(self.device)]))
+            total += estimate.posterior.covariance().cpu().sum(0)
+        return Known(self.model.objective.prior.components().covariance.cpu(), total / len(index))
 
     def infer(self, observations: Observations | Signals, solver: Solver | None = None) -> Estimate:
         """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU."""
         if isinstance(observations, Signals):
-            check_fit(observations, self)
-            return concatenate([self.infer(batch, solver) for batch in observations.batches(self.recipe.inference.batch)])
+            signals = fitting(observations, self)
+            return concatenate([self.infer(batch, solver) for batch in signals.batches(self.recipe.inference.batch)])
         solver = solver or self.solver()
         objective = self.completion_objective()
         estimates = []
@@ -132,9 +148,8 @@ class Run:
         labels = {} if self.labels is None else {"labels": self.labels}
         files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
-        files.write_tensors(
-            folder / "inference.safetensors", nn.ModuleDict({"start": self.start, "prior": self.prior}).state_dict(), kinds
-        )
+        learned = nn.ModuleDict({"start": self.start, "prior": self.prior, "objective": self.model.objective})
+        files.write_tensors(folder / "inference.safetensors", learned.state_dict(), kinds)
         files.write_json(folder / "metrics.json", self.facts)
         write_recipe(folder, self.recipe, finished=True, facts=self.facts)
         self.path = folder
@@ -165,10 +180,10 @@ class Run:
 
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
+        files.restore(self.model.objective, _part_of(tensors, "objective"), file)
         for name, part in (("start", self.start), ("prior", self.prior)):
             if kinds.get(name) == getattr(self.recipe.inference, name):
-                stored = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-                files.restore(part, stored, file)
+                files.restore(part, _part_of(tensors, name), file)
             elif isinstance(part, Prior):
                 if part is not self.model.objective.prior:
                     part.fit(self.codes)
@@ -194,7 +209,13 @@ def concatenate(estimates: list[Estimate]) -> Estimate:
         joined("steps"),
         joined("evaluations"),
         tuple(reason for e in estimates for reason in e.reasons),
+        None if estimates[0].posterior is None else Posterior.joined([e.posterior.cpu() for e in estimates]),
     )
+
+
+def _part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names within it."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -217,16 +238,14 @@ def construct_start(run: Run) -> Start:
     return start
 
 
-def check_fit(signals: Signals, run: Run) -> None:
-    """Refuse signals that the run's domain cannot hold."""
+def fitting(signals: Signals, run: Run) -> Signals:
+    """Signals as the run's domain sees them; those that it cannot hold are refused."""
     if signals.domain != run.recipe.domain.kind:
         raise NeuralfieldError(f'the run is of domain "{run.recipe.domain.kind}", but the data are of domain "{signals.domain}"')
-    for name, have in signals.domain_arguments.items():
-        want = run.recipe.domain.arguments.get(name)
-        if have != want:
-            raise NeuralfieldError(
-                f"the run was fitted to signals of {name} {want}, but the data have {name} {have}{_remedy(run, name)}"
-            )
+    try:
+        return signals.like(run.recipe.domain.arguments)
+    except UnlikeError as error:
+        raise NeuralfieldError(f"{error}{_remedy(run, error.name)}") from None
 
 
 def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signals:
@@ -240,10 +259,8 @@ def load_signals(run: Run, source: str | None = None, **settings: Any) -> Signal
         assert own is not None
         kind, path = own.kind, own.arguments.get("path")
     prepared = sources.inherited(own.kind, {k: v for k, v in own.arguments.items() if k != "skip_bad"}, kind) if own else {}
-    fitting = {k: v for k, v in run.recipe.domain.arguments.items() if k in sources.accepted(kind)}
-    signals = sources.build(kind, {**fitting, **prepared, "path": path, **settings})
-    check_fit(signals, run)
-    return signals
+    wanted = {k: v for k, v in run.recipe.domain.arguments.items() if k in sources.accepted(kind)}
+    return fitting(sources.build(kind, {**wanted, **prepared, "path": path, **settings}), run)
 
 
 def _remedy(run: Run, name: str) -> str:

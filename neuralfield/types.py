@@ -172,3 +172,4 @@ class Estimate:
     evaluations: Float[Tensor, " B"]
     reasons: tuple[str, ...]
     posterior: Any = None
+    """What more is known of the codes, where the solver gives it: an object with `sample(count, generator) -> [S, B, D]`."""

@@ -11,8 +11,10 @@ from skimage.metrics import structural_similarity
 from synthetic import images
 
 from neuralfield.domains.domain import Domain
+from neuralfield.domains.function import Function
 from neuralfield.domains.image import Image, as_picture
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.signals.curves import Curves
 from neuralfield.types import Field, Observations
 
 
@@ -46,6 +48,76 @@ class TestTinyImageWithAlpha(ImageContract):
 
 class TestTallTwoChannelImage(ImageContract):
     shape = (14, 11, 2)
+
+
+def curves(times: list[float], channels: int) -> Curves:
+    draw = np.random.default_rng(0)
+    return Curves.from_arrays(np.array(times), 5 + 3 * draw.standard_normal((3, len(times), channels)))
+
+
+class TestFunctionOnAGrid(DomainContract):
+    @pytest.fixture
+    def domain(self) -> Domain:
+        return Function(**curves([1.0, 2.0, 4.0, 8.0, 9.0, 9.5, 20.0, 21.0], 1).domain_arguments)
+
+    @pytest.fixture
+    def truth(self, domain: Domain) -> Observations:
+        return curves([1.0, 2.0, 4.0, 8.0, 9.0, 9.5, 20.0, 21.0], 1).truth(torch.arange(3))
+
+
+class TestFunctionWithoutAGrid(DomainContract):
+    @pytest.fixture
+    def domain(self) -> Domain:
+        return Function(**curves([1e9, 1e9 + 1, 1e9 + 4, 1e9 + 10], 2).domain_arguments | {"times": None})
+
+    @pytest.fixture
+    def truth(self, domain: Domain) -> Observations:
+        return curves([1e9, 1e9 + 1, 1e9 + 4, 1e9 + 10], 2).truth(torch.arange(3))
+
+
+def test_a_functions_units_are_those_of_the_user_and_come_back_to_the_last_float32() -> None:
+    times = [1.7e9, 1.7e9 + 60, 1.7e9 + 86400]  # Unix seconds, which float32 would round to two minutes
+    domain = Function(times[0], times[-1], [20.0, -3.0], [5.0, 0.1], times)
+    assert domain.grid().flatten().tolist() == pytest.approx([-1, 120 / 86400 - 1, 1], abs=1e-7)
+    assert domain.times_of(domain.grid()).tolist() == [pytest.approx(times, abs=0.01)]  # 86400 s / 2^24
+    values = torch.tensor([[20.0, -3.0], [30.0, -2.9]], dtype=torch.float64)
+    torch.testing.assert_close(domain.normalised(values), torch.tensor([[0.0, 0.0], [2.0, 1.0]]))
+    torch.testing.assert_close(domain.values_of(domain.normalised(values)), values, rtol=1e-7, atol=0)
+
+
+def test_a_function_is_sampled_at_its_own_times_or_evenly() -> None:
+    on_grid, free = Function(0.0, 4.0, [0.0], [1.0], [0.0, 1.0, 4.0]), Function(0.0, 4.0, [0.0], [1.0])
+    assert (on_grid.shape, on_grid.grid_shape(), on_grid.grid_shape(9)) == ((3,), (3,), (9,))
+    assert (free.shape, free.grid_shape()) == (None, (128,))
+    assert on_grid.grid().flatten().tolist() == [-1, -0.5, 1]
+    for domain in (on_grid, free):
+        assert domain.times_of(domain.grid(5)).flatten().tolist() == [0, 1, 2, 3, 4]
+        assert domain.grid(1).tolist() == [[[0]]]
+        with pytest.raises(NeuralfieldError, match="at least 1 sample, got 0"):
+            domain.grid(0)
+
+
+def test_errors_of_functions_are_in_the_users_units_and_in_standard_deviations() -> None:
+    domain = Function(0.0, 1.0, [7.0, 1.0], [10.0, 1.0])
+    truth = Observations(torch.arange(1), torch.zeros(1, 2, 1), torch.zeros(1, 2, 2), torch.tensor([[1.0, 3.0]]))
+    field = Field(lambda values, coords: values, torch.tensor([[[2.0, 0.0], [0.0, 1.0]]]))
+    scores = domain.score(field, truth)
+    # the second point counts three times: (1 * 2^2 + 3 * 1^2) / (4 points x 2 channels)
+    assert scores["nrmse"].item() == pytest.approx(math.sqrt(7 / 8))
+    assert scores["rmse"].item() == pytest.approx(math.sqrt((20**2 + 3 * 1**2) / 8))
+
+
+def test_halves_of_a_function_are_early_and_late() -> None:
+    domain = Function(0.0, 1.0, [0.0], [1.0])
+    assert domain.axis("early") == domain.axis("t") == domain.axis("x") == (0, -1)
+    assert domain.axis("late") == domain.axis("-t") == (0, 1)
+
+
+def test_a_function_without_extent_or_scale_is_refused() -> None:
+    with pytest.raises(NeuralfieldError, match=r"start 2.0 and end 2.0"):
+        Function(2.0, 2.0, [0.0], [1.0])
+    with pytest.raises(NeuralfieldError, match="positive scale"):
+        Function(0.0, 2.0, [0.0], [0.0])
 
 
 SHAPES = [(8, 8, 1), (12, 16, 3), (16, 11, 2), (3, 5, 1)]

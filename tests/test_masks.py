@@ -9,8 +9,10 @@ from PIL import Image as Picture
 from synthetic import images
 
 from neuralfield.domains.domain import Domain
+from neuralfield.domains.function import Function
 from neuralfield.domains.image import Image
-from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
+from neuralfield.signals.curves import Curves
 from neuralfield.signals.masks import Visibility
 from neuralfield.types import Observations
 
@@ -91,6 +93,93 @@ def test_random_leaves_torchs_own_random_numbers_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def curves(*times: list[float]) -> tuple[Observations, Domain]:
+    """A curve for each list of times, and their domain."""
+    made = Curves.from_list([(t, np.arange(len(t))) for t in times], over=(0.0, 10.0))
+    return made.truth(torch.arange(len(times))), Function(**made.domain_arguments)
+
+
+OWN = [[3.0, 1.0, 2.0, 9.0], [5.0], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5], [2.0, 8.0], [4.0, 7.0, 6.0]]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("kind", ["first", "random"])
+def test_shares_are_of_each_signals_own_known_points_and_never_nothing(kind: str, share: float) -> None:
+    observations, domain = curves(*OWN)
+    seen = Visibility(observe=[f"{kind}:{share}"])(observations, domain)
+    assert seen.sum(1).tolist() == [max(1, round(share * len(times))) for times in OWN]
+    assert not (seen & (observations.weight == 0)).any()
+
+
+def test_first_is_what_comes_first_in_time() -> None:
+    observations, domain = curves(*OWN)
+    seen = Visibility(observe=["first:0.5"])(observations, domain)
+    for times, row, coords in zip(OWN, seen, observations.coords, strict=True):
+        expected = sorted(times)[: max(1, round(0.5 * len(times)))]
+        assert domain.times_of(coords[row]).tolist() == pytest.approx(expected, abs=1e-5)  # type: ignore[attr-defined]
+
+
+def test_first_on_a_shared_grid_counts_what_each_signal_knows() -> None:
+    x = np.ones((3, 10))
+    x[1, :4] = np.nan
+    x[2, ::2] = np.nan
+    made = Curves.from_arrays(np.arange(10.0), x)
+    assert made.truth(torch.arange(3)).coords.shape[0] == 1
+    seen = Visibility(observe=["first:0.5"])(made.truth(torch.arange(3)), Function(**made.domain_arguments))
+    assert [row.nonzero().flatten().tolist() for row in seen] == [[0, 1, 2, 3, 4], [4, 5, 6], [1, 3]]
+
+
+@pytest.mark.parametrize("what", ["first:0.4", "random:0.4"])
+def test_padding_means_nothing_to_a_share(what: str) -> None:
+    alone, domain = curves(*OWN[:2])
+    together, _ = curves(*OWN)
+    short, wide = (Visibility(observe=[what])(observations, domain) for observations in (alone, together))
+    assert torch.equal(wide[:2, : short.shape[1]], short)
+    assert not wide[:2, short.shape[1] :].any()
+
+
+def test_halves_of_curves_are_early_and_late() -> None:
+    some = curves(OWN[0], OWN[2], OWN[3])
+    seen = {side: Visibility(observe=[f"half:{side}"])(*some) & (some[0].weight > 0) for side in ("early", "late", "t", "-t")}
+    assert torch.equal(seen["early"], seen["t"])
+    assert torch.equal(seen["late"], seen["-t"])
+    assert (seen["early"].sum(1).tolist(), seen["late"].sum(1).tolist()) == ([3, 5, 1], [1, 5, 1])
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, [3]), (2, [2, 3, 4]), (3, [2, 3, 4]), (7, list(range(7)))])
+def test_center_counts_samples_also_on_an_uneven_grid(size: int, expected: list[int]) -> None:
+    times = [0.0, 1.0, 2.0, 2.1, 2.2, 9.0, 10.0]
+    inside = Visibility(observe=[f"center:{size}"])(*curves(times, times))
+    assert inside[0].nonzero().flatten().tolist() == expected
+    assert torch.equal(inside[0], inside[1])
+
+
+def test_a_file_marks_times_of_the_grid_whatever_points_a_signal_has(tmp_path: Path) -> None:
+    np.save(tmp_path / "mask.npy", np.array([0, 1, 1, 0, 0]))
+    grid = [0.0, 1.0, 2.0, 5.0, 10.0]
+    _, domain = curves(grid, grid)
+    path = f"file:{tmp_path / 'mask.npy'}"
+    assert Visibility(observe=[path])(*curves(grid, grid)).tolist() == [[False, True, True, False, False]] * 2
+    others = Curves.from_list([([1.0, 5.0], [0, 1]), ([0.0, 2.0, 10.0], [0, 1, 2])]).like(
+        {"start": 0.0, "end": 10.0, "centre": [0.0], "scale": [1.0]}
+    )
+    seen = Visibility(observe=[path])(others.truth(torch.arange(2)), domain)
+    assert [row.sum().item() for row in seen] == [1, 1]
+    np.save(tmp_path / "mask.npy", np.ones(4))
+    with pytest.raises(NeuralfieldError, match=r"is 4, but the signals .* are 5"):
+        Visibility(observe=[path])(*curves(grid, grid))
+
+
+def test_a_signal_of_which_nothing_is_known_is_let_through() -> None:
+    with pytest.warns(NeuralfieldWarning, match="no observed point"):
+        observations, domain = curves(*OWN, [])
+    for what in ("first:0.5", "random:0.5"):
+        seen = Visibility(observe=[what])(observations, domain)
+        assert seen.any(1).tolist() == [True] * 5 + [False]
+    with pytest.raises(NeuralfieldError, match="hide everything of 5 signals"):
+        Visibility(hide=["first:1"])(observations, domain)
+
+
 @pytest.mark.parametrize("ending", ["png", "npy"])
 def test_a_file_marks_the_region(tmp_path: Path, ending: str) -> None:
     marks = np.random.default_rng(0).random((6, 8)) < 0.4
@@ -137,6 +226,10 @@ def test_observe_and_hide_of_the_same_region_are_the_two_sides() -> None:
         ("random:0", ["random:0", "share"]),
         ("random:1.5", ["random:1.5"]),
         ("random:some", ["random:0.1", "some"]),
+        ("first:0", ["first:0", "share"]),
+        ("first:1.1", ["first:1.1", "at most 1"]),
+        ("first:nan", ["first:nan", "share"]),
+        ("first:", ["first:0.5", "number"]),
         ("file:nowhere.png", ["nowhere.png"]),
         ("", ["mask"]),
     ],
@@ -208,8 +301,11 @@ class Scattered(Domain):
         return np.zeros((1, 1, 1, 3), np.uint8)
 
 
-def test_masks_that_count_samples_are_refused_where_there_is_no_grid() -> None:
+def test_masks_that_count_samples_are_refused_where_there_is_no_grid(tmp_path: Path) -> None:
     observations, _ = whole(8, 8)
     with pytest.raises(UsageError, match="no grid of its own"):
         Visibility(hide=["center:4"])(observations, Scattered())
+    np.save(tmp_path / "mask.npy", np.ones(64))
+    with pytest.raises(UsageError, match="no grid of its own"):
+        Visibility(hide=[f"file:{tmp_path / 'mask.npy'}"])(observations, Scattered())
     assert Visibility(hide=["half:x"])(observations, Scattered()).any()

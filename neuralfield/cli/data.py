@@ -35,6 +35,11 @@ def command(
       mnist[:ROOT]       fashion-mnist[:ROOT]   cifar10[:ROOT]
       images:DIR         PNG and JPEG files; DIR/train and DIR/test answer to --split
       npz:FILE           images [n, h, w(, c)] and optionally labels
+    \b
+    Functions of one variable:
+      sines              500 + 200 sines, each seen at times of its own, embedded
+      csv:FILE           a row for each curve, below a header of times; or a row for each sample: id, t, values
+      npz:FILE           times t [T] or [n, T], values x [n, T(, V)] or x_train and x_test; NaN = not observed
     """
     from neuralfield.export.data import describe, write_sheet
     from neuralfield.recipe import split_settings

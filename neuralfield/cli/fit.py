@@ -1,14 +1,18 @@
 """nf fit."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from neuralfield.cli import options
 
+if TYPE_CHECKING:
+    from neuralfield.domains.domain import Domain
+
 
 @click.command("fit")
-@click.option("--domain", metavar="NAME", help="What the signals are functions of: image, ...")
+@click.option("--domain", metavar="NAME", help="What the signals are: image, function, ...")
 @options.data
 @click.option("--recipe", metavar="NAME|FILE", help="A whole model; by default the one named like the domain.")
 @options.settings
@@ -43,6 +47,7 @@ def command(
     nf fit --domain image                                      the embedded digits
     nf fit --domain image --data images:photos/ --budget 5m    your own pictures
     nf fit --domain image --data mnist:DATA --set signals.pad=2 --set latents.code_dim=32
+    nf fit --domain function --data csv:curves.csv              your own curves
     """
     from neuralfield.cli.progress import Bar
     from neuralfield.training.fit import fit
@@ -77,9 +82,16 @@ def command(
     options.say(f"fitted {facts['signals']} signals in {facts['seconds']:.0f} s ({facts['epochs']} epochs): {scores}")
     options.say(f"run              {folder}")
     options.say(f"reconstructions  {folder}/figures/reconstructions.png")
-    masked = "center:12" if run.domain.shape and min(run.domain.shape) > 12 else "random:0.5"
-    options.say(f"try next         nf infer {folder} --hide {masked}")
-    options.say(f"                 nf decode {folder} --signal 0 --resolution 256 --out signal.png")
+    options.say(f"try next         nf infer {folder} {_masked(run.domain)}")
+    ending = "csv" if run.domain.coord_dim == 1 else "png"
+    options.say(f"                 nf decode {folder} --signal 0 --resolution 256 --out signal.{ending}")
     options.say(f"                 tensorboard --logdir {folder}")
     shown = {key: facts[key] for key in ("signals", "epochs", "seconds", "points_per_second", "scores")}
     options.finish(as_json, {"run": str(folder), **shown})
+
+
+def _masked(domain: "Domain") -> str:
+    """A completion to try on signals of this domain."""
+    if domain.coord_dim == 1:
+        return "--observe first:0.5"
+    return "--hide center:12" if domain.shape and min(domain.shape) > 12 else "--hide random:0.5"

@@ -27,6 +27,7 @@ class Inferred:
     def facts(self) -> dict[str, Any]:
         """What --json prints."""
         estimate = self.completion.estimate
+        scores: dict[str, dict[str, float]] = {"observed": {}, "hidden": {}} | self.completion.means()
         return {
             "run": str(self.run_path),
             "signals": len(self.signals),
@@ -34,8 +35,8 @@ class Inferred:
             "converged": estimate.converged.float().mean().item(),
             "evaluations": estimate.evaluations.mean().item(),
             "seconds": self.seconds,
-            "scores": {"observed": {}, "hidden": {}} | self.completion.means(),
-            "coverage90": None,
+            "scores": scores,
+            "coverage90": (scores["hidden"] or scores["observed"]).get("coverage90"),
         }
 
     def lines(self) -> list[str]:
@@ -58,6 +59,7 @@ def infer_from_options(
     observe: tuple[str, ...],
     hide: tuple[str, ...],
     solver: str | None,
+    samples: int | None,
     seed: int,
     settings: tuple[str, ...],
     device: str,
@@ -77,7 +79,7 @@ def infer_from_options(
     began, bar = time.perf_counter(), Bar()
     bar.stage("searching codes")
     try:
-        completion = complete(run, signals, visibility, progress=bar.share)
+        completion = complete(run, signals, visibility, samples=samples, seed=seed, progress=bar.share)
     finally:
         bar.stop()
     return Inferred(run, run_path, signals, visibility, completion, time.perf_counter() - began)

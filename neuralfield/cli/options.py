@@ -44,12 +44,17 @@ def inference(command: Command) -> Command:
     for option in (
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
         click.option("--seed", type=int, default=0, show_default=True, help="For masks that draw at random."),
+        click.option(
+            "--samples",
+            type=click.IntRange(min=0),
+            help="Draw so many completions of each signal, for its band; by default the recipe's.",
+        ),
         click.option("--solver", metavar="NAME", help="Which solver finds the codes."),
         click.option(
             "--hide",
             multiple=True,
             metavar="WHAT",
-            help="What is NOT seen: center:12, half:left, random:0.5, file:MASK; repeatable.",
+            help="What is NOT seen: center:12, half:left, half:late, random:0.5, first:0.5, file:MASK; repeatable.",
         ),
         click.option("--observe", multiple=True, metavar="WHAT", help="What IS seen, in the same words; repeatable."),
     ):

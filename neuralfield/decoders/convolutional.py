@@ -7,10 +7,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.layers import ACTIVATIONS, Activation
+from neuralfield.decoders.reading import read_map
 from neuralfield.domains.grid import pixel_centres
 
 SMALLEST = 4
@@ -51,10 +51,4 @@ class Convolutional(Decoder):
         return h[..., top : top + self.shape[0], left : left + self.shape[1]]
 
     def evaluate(self, conditioning: Float[Tensor, "B V height width"], coords: Float[Tensor, "G N 2"]) -> Float[Tensor, "B N V"]:
-        centres = pixel_centres(*self.shape, coords.device)
-        if coords.shape == centres.shape and torch.equal(coords, centres):
-            return rearrange(conditioning, "b v h w -> b (h w) v")
-        grid = coords.expand(len(conditioning), -1, -1)[:, :, None]
-        # padded by the border so that points beyond the outermost centres continue flat
-        sampled = grid_sample(conditioning, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        return rearrange(sampled, "b v n 1 -> b n v")
+        return read_map(conditioning, coords)

@@ -6,17 +6,25 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neuralfield.latents.basis import SpectralBasis
 from neuralfield.types import Conditioning
 
 
 class Decoder(nn.Module, ABC):
     """The decoder that all signals share.
 
-    Constructors may ask for `coord_dim`, `value_dim`, `code_dim` and `shape` (the signals' own grid): a recipe fills these in.
+    Constructors may ask for `coord_dim`, `value_dim`, `code_dim`, and for the `shape` and `grid` [1, N, C] that the signals share:
+    a recipe fills these in.
     """
 
     pointwise: ClassVar[bool] = True
     """Whether the value at a point depends on the conditioning and that point alone (so the Jacobian costs one backward pass)."""
+
+    linear_in_code: bool = False
+    """Whether values are affine in the code, so that a code's posterior is known in closed form."""
+
+    def adopt(self, basis: SpectralBasis) -> None:
+        """Begin as the linear model whose coefficients the first codes are; by default a decoder begins with random weights."""
 
     @abstractmethod
     def condition(self, z: Float[Tensor, "B D"]) -> Conditioning:

@@ -1,9 +1,11 @@
 """What a signal is a function of, how it is scored, and how a person looks at it."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -38,8 +40,13 @@ class Domain(ABC):
         """Coordinates that cover the domain, at the signals' own resolution or another."""
 
     @abstractmethod
-    def score(self, field: Field, truth: Observations, samples: Any = None) -> dict[str, Float[Tensor, " B"]]:
-        """How close a field is to what is known of the signals: one value per signal and score."""
+    def score(
+        self, field: Field, truth: Observations, samples: Float[Tensor, "S B N V"] | None = None
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """How close a field is to what is known of the signals: one value per signal and score.
+
+        `samples` are draws of the values at the truth's points, noise included, where something draws them.
+        """
 
     @abstractmethod
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
@@ -48,6 +55,28 @@ class Domain(ABC):
     @abstractmethod
     def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:
         """A picture of what was seen of each signal."""
+
+    def panels(
+        self, observed: Observations, hidden: Observations, field: Field, samples: Float[Tensor, "S B N V"] | None = None
+    ) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
+        """Titled rows of pictures of completed signals; `samples` are draws on the domain's own grid."""
+        rows = {"observed": self.draw(observed), "completion": self.render(field)}
+        if bool((hidden.weight > 0).any()):
+            known = ((observed.weight + hidden.weight) > 0)[..., None]
+            whole = torch.where((observed.weight > 0)[..., None], observed.values, hidden.values) * known
+            rows["truth"] = self.draw(replace(observed, values=whole, weight=observed.weight + hidden.weight))
+        return rows
+
+    # in the user's units
+
+    @property
+    def columns(self) -> tuple[list[str], list[str]]:
+        """Names of the coordinates and of the values, as a table is headed."""
+        return list("xyz"[: self.coord_dim]), [f"value{v}" for v in range(self.value_dim)]
+
+    def in_units(self, coords: Float[Tensor, "*N C"], values: Float[Tensor, "*M V"]) -> tuple[Tensor, Tensor]:
+        """Coordinates and values in the units that the user gave them in; here those inside."""
+        return coords, values
 
     def axis(self, side: str) -> tuple[int, int]:
         """(coordinate axis, sign) of a named side, as in `half:x`, the half where x < 0."""

@@ -10,6 +10,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from neuralfield.domains.domain import Domain
+from neuralfield.domains.ensembles import band_scores
 from neuralfield.domains.grid import pixel_centres
 from neuralfield.errors import NeuralfieldError
 from neuralfield.types import Field, Observations
@@ -47,7 +48,9 @@ class Image(Domain):
         return pixel_centres(*self.grid_shape(resolution))
 
     @torch.no_grad()
-    def score(self, field: Field, truth: Observations, samples: Any = None) -> dict[str, Float[Tensor, " B"]]:
+    def score(
+        self, field: Field, truth: Observations, samples: Float[Tensor, "S B N V"] | None = None
+    ) -> dict[str, Float[Tensor, " B"]]:
         """`mse`, `psnr` in dB for a range of 1, and `ssim` (Wang et al. 2004) where every pixel is known.
 
         A signal of which nothing is known has no score: NaN.
@@ -58,6 +61,8 @@ class Image(Domain):
         scores = {"mse": mse, "psnr": (-10 * torch.log10(mse)).clamp(max=PSNR_CAP)}
         if min(self.shape) >= 3 and bool((truth.weight > 0).all()):
             scores["ssim"] = self._ssim(self._unflatten(values), self._unflatten(truth.values))
+        if samples is not None:
+            scores |= band_scores(samples, truth.values, truth.weight, torch.ones(self.value_dim, device=samples.device))
         return scores
 
     @torch.no_grad()

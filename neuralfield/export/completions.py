@@ -1,14 +1,21 @@
 """What `nf infer` writes: codes, completed values, scores, and one picture."""
 
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import neuralfield.files as files
-from neuralfield.completion import Completion, views
+from neuralfield.completion import Completion, draw, views
+from neuralfield.domains.ensembles import band
 from neuralfield.domains.pictures import sheet
-from neuralfield.run import Run
+from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 
@@ -18,27 +25,70 @@ SHOWN = 12
 
 @torch.no_grad()
 def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> Path:
-    """Write codes, completed values [n, N, V] at coords [N, C], scores and a picture; returns the picture's path."""
-    latent = completion.estimate.latent
-    coords = run.domain.grid()[0]
-    values = torch.cat([run.field(rows)(coords.to(run.device)).cpu() for rows in latent.mean.split(run.recipe.inference.batch)])
+    """Write codes, completed values [n, N, V] at coords [N, C], scores and a picture; returns the picture's path.
+
+    Coordinates and values are in the user's units, with the ends of the 90 % bands where there are samples. Curves come as a CSV
+    table too.
+    """
+    latent, signals = completion.estimate.latent, fitting(signals, run)
+    grid = run.domain.grid()
+    coords, values = run.domain.in_units(
+        grid[0], _by_batches(run, lambda rows: run.field(latent.mean[rows])(grid).cpu(), len(latent))
+    )
+    bands = _bands(run, completion, grid)
     ids = np.array(signals.ids)
     files.write_npz(folder / "codes.npz", ids=ids, codes=latent.mean.numpy())
-    files.write_npz(folder / "completions.npz", ids=ids, coords=coords.numpy(), values=values.numpy())
+    arrays = {"coords": coords, "values": values} | bands
+    files.write_npz(folder / "completions.npz", ids=ids, **{name: array.numpy() for name, array in arrays.items()})
+    if run.domain.coord_dim == 1:
+        _write_table(folder / "completions.csv", run, signals.ids, coords, {"": values, **{f"_{k}": v for k, v in bands.items()}})
     each = {f"{side}_{name}": v.numpy() for side, scores in completion.scores.items() for name, v in scores.items()}
     files.write_npz(folder / "scores.npz", ids=ids, **each)
     files.write_json(folder / "metrics.json", completion.means())
-    sheet(_rows(run, signals, visibility, completion)).save(folder / "completions.png")
+    sheet(_panels(run, signals, visibility, completion)).save(folder / "completions.png")
     return folder / "completions.png"
 
 
-def _rows(run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> dict[str, np.ndarray]:
-    """observed, completion, truth."""
-    observed, hidden = next(views(run, signals.select(torch.arange(min(SHOWN, len(signals)))), visibility))
-    rows = {
-        "observed": run.domain.draw(observed),
-        "completion": run.domain.render(run.field(completion.estimate.latent.mean[: len(observed)])),
-    }
-    if bool((hidden.weight > 0).any()):
-        rows["truth"] = run.domain.draw(signals.truth(torch.arange(len(observed))))
-    return rows
+def _by_batches(run: Run, make: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    return torch.cat([make(rows) for rows in torch.arange(count).split(run.recipe.inference.batch)])
+
+
+def _drawn(run: Run, completion: Completion, rows: Tensor, grid: Float[Tensor, "1 N C"]) -> Float[Tensor, "S b N V"]:
+    estimate = replace(completion.estimate, posterior=completion.estimate.posterior.rows(rows))
+    return draw(run, estimate, rows, grid, completion.samples, completion.seed).cpu()
+
+
+def _bands(run: Run, completion: Completion, grid: Float[Tensor, "1 N C"]) -> dict[str, Tensor]:
+    """Lower and upper ends in the user's units, where there are samples."""
+    if not completion.samples:
+        return {}
+
+    def ends(rows: Tensor) -> Tensor:
+        return torch.stack(band(_drawn(run, completion, rows, grid)), -1)
+
+    both = _by_batches(run, ends, len(completion.estimate.latent))
+    return {name: run.domain.in_units(grid[0], both[..., end])[1] for end, name in enumerate(("lower", "upper"))}
+
+
+def _write_table(path: Path, run: Run, ids: list[str], coords: Tensor, values: dict[str, Tensor]) -> None:
+    """One row for each signal and point: id, coordinate, and of every value the mean and the ends of its band."""
+    axes, names = run.domain.columns
+    head = ["id", *axes, *(f"{name}{end}" for name in names for end in values)]
+    columns = torch.stack(list(values.values()), -1).flatten(2)  # [n, N, V x ends]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(head)
+    for name, rows in zip(ids, columns.tolist(), strict=True):
+        table.writerows(
+            [name, *(f"{t:.10g}" for t in at), *(f"{x:.7g}" for x in row)] for at, row in zip(coords.tolist(), rows, strict=True)
+        )
+    files.write_bytes(path, text.getvalue().encode())
+
+
+def _panels(run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> dict[str, np.ndarray]:
+    """The first signals: what was seen, their completion, and what is known of the truth."""
+    rows = torch.arange(min(SHOWN, len(signals)))
+    observed, hidden = next(views(run, signals.select(rows), visibility))
+    samples = _drawn(run, completion, rows, run.domain.grid()) if completion.samples else None
+    field = run.field(completion.estimate.latent.mean[rows])
+    return run.domain.panels(observed, hidden, field, samples)

@@ -15,22 +15,23 @@ COLUMNS, ROWS = 16, 6
 
 def describe(signals: Signals) -> dict[str, Any]:
     """How many signals of what kind, the range of their values, how much of them is known, and how often each label occurs."""
+    facts = {"signals": len(signals), "domain": signals.domain, **signals.facts()}
+    if "values" not in facts:
+        facts |= _range(signals)
+    if signals.labels is not None:
+        classes, counts = signals.labels.unique(return_counts=True)
+        facts["labels"] = dict(zip(map(str, classes.tolist()), counts.tolist(), strict=True))
+    return facts
+
+
+def _range(signals: Signals) -> dict[str, Any]:
+    """The lowest and highest value, and the share of points that are known."""
     lowest, highest, known, points = float("inf"), float("-inf"), 0.0, 0
     for batch in signals.batches(256):
         seen = batch.values[batch.weight > 0]
         lowest, highest = min(lowest, seen.min().item()), max(highest, seen.max().item())
         known, points = known + float((batch.weight > 0).sum()), points + batch.weight.numel()
-    facts = {
-        "signals": len(signals),
-        "domain": signals.domain,
-        **signals.domain_arguments,
-        "values": [lowest, highest],
-        "known": known / points,
-    }
-    if signals.labels is not None:
-        classes, counts = signals.labels.unique(return_counts=True)
-        facts["labels"] = dict(zip(map(str, classes.tolist()), counts.tolist(), strict=True))
-    return facts
+    return {"values": [lowest, highest], "known": known / points}
 
 
 def write_sheet(signals: Signals, path: Path) -> None:

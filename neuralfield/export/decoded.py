@@ -43,21 +43,24 @@ def _png(run: Run, field: Field, resolution: int | None, out: Path) -> None:
         Image.fromarray(np.concatenate(list(run.domain.render(field, resolution)), axis=1)).save(out)
 
 
-def _values(run: Run, field: Field, resolution: int | None) -> Float[Tensor, "B N V"]:
+def _in_units(run: Run, field: Field, resolution: int | None) -> tuple[Float[Tensor, "N C"], Float[Tensor, "B N V"]]:
+    """(coordinates, values), both in the user's units."""
+    grid = run.domain.grid(resolution)
     with torch.no_grad():
-        return field(run.domain.grid(resolution).to(run.device)).cpu()
+        return run.domain.in_units(grid[0], field(grid).cpu())
 
 
 def _npy(run: Run, field: Field, resolution: int | None, out: Path) -> None:
-    values, shape = _values(run, field, resolution), run.domain.grid_shape(resolution)
-    np.save(out, values.reshape(len(values), *shape, -1).numpy())
+    _, values = _in_units(run, field, resolution)
+    np.save(out, values.reshape(len(values), *run.domain.grid_shape(resolution), -1).numpy())
 
 
 def _csv(run: Run, field: Field, resolution: int | None, out: Path) -> None:
-    values, coords = _values(run, field, resolution), run.domain.grid(resolution)[0]
-    names = ["signal", *"xyz"[: run.domain.coord_dim], *(f"value{v}" for v in range(run.domain.value_dim))]
+    coords, values = _in_units(run, field, resolution)
+    axes, columns = run.domain.columns
+    names = ["signal", *axes, *columns]
     table = [np.column_stack([np.full(len(coords), i), coords.numpy(), signal.numpy()]) for i, signal in enumerate(values)]
-    np.savetxt(out, np.concatenate(table), delimiter=",", header=",".join(names), comments="", fmt="%.8g")
+    np.savetxt(out, np.concatenate(table), delimiter=",", header=",".join(names), comments="", fmt="%.10g")
 
 
 def _row(run: Run, signal: str) -> int:

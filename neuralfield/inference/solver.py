@@ -18,6 +18,8 @@ class Solver(ABC):
     """Minimises the objective over the codes of a batch, every signal on its own."""
 
     differentiable: ClassVar[bool] = False
+    gives_posterior: ClassVar[bool] = False
+    """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 
     @abstractmethod
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:

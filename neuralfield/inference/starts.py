@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.solver import points_per_seen
-from neuralfield.latents.spectral import SpectralBasis
+from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.spectral import spectral_basis
 from neuralfield.objective import Objective
 from neuralfield.types import Latent, Observations
 
@@ -56,7 +57,7 @@ class Spectral(Start):
         self.register_buffer("map", torch.zeros(1, codes.shape[1]))
 
     def fit(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
-        self.basis = SpectralBasis.fit(batches, self.codes.shape[1], generator)
+        self.basis = spectral_basis(batches, self.codes.shape[1], generator)
         inputs = self._inputs(torch.cat([self.basis.encode(batch) for batch in batches()])).double()
         # a little ridge, relative to the average variance, for banks smaller than their codes
         ridge = 1e-3 * inputs.square().mean() * torch.eye(inputs.shape[1], dtype=inputs.dtype)

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.initialise import Initialiser
 from neuralfield.latents.source import LatentSource
 from neuralfield.registry import resolve
 from neuralfield.types import Latent, Observations
@@ -34,10 +36,12 @@ class Bank(LatentSource):
         return Latent(mean, torch.full_like(mean, math.log(self.noise)) if self.noise and self.training else None)
 
     @torch.no_grad()
-    def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
+    def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> SpectralBasis | None:
         """First codes by the initialiser `init`, of root mean square `std`."""
-        initialiser = resolve("initialisers", self.init)(self.std)
-        self.codes.copy_(initialiser.codes(batches, len(self.codes), self.code_dim, generator))
+        initialiser: Initialiser = resolve("initialisers", self.init)(self.std)
+        codes, basis = initialiser.codes(batches, len(self.codes), self.code_dim, generator)
+        self.codes.copy_(codes)
+        return basis
 
     @torch.no_grad()
     def extend(self, codes: Float[Tensor, "m D"]) -> None:

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuralfield.latents.spectral import SpectralBasis
+from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.spectral import spectral_basis
 from neuralfield.types import Observations
 
 
@@ -17,8 +18,8 @@ class Initialiser(ABC):
     @abstractmethod
     def codes(
         self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
-    ) -> Float[Tensor, "n D"]:
-        """One code for each of `count` signals; `batches()` goes over all of them in order."""
+    ) -> tuple[Float[Tensor, "n D"], SpectralBasis | None]:
+        """One code for each of `count` signals, which `batches()` goes over in order, and the linear model behind them, if any."""
 
 
 class Normal(Initialiser):
@@ -29,8 +30,8 @@ class Normal(Initialiser):
 
     def codes(
         self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
-    ) -> Float[Tensor, "n D"]:
-        return torch.randn(count, code_dim, generator=generator) * self.std
+    ) -> tuple[Float[Tensor, "n D"], SpectralBasis | None]:
+        return torch.randn(count, code_dim, generator=generator) * self.std, None
 
 
 class Spectral(Initialiser):
@@ -44,9 +45,9 @@ class Spectral(Initialiser):
 
     def codes(
         self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
-    ) -> Float[Tensor, "n D"]:
-        basis = SpectralBasis.fit(batches, code_dim, generator)
+    ) -> tuple[Float[Tensor, "n D"], SpectralBasis | None]:
+        basis = spectral_basis(batches, code_dim, generator)
         coefficients = torch.cat([basis.encode(batch) for batch in batches()])
-        codes = coefficients * self.std / coefficients.square().mean().sqrt().clamp(min=1e-12)
+        scale = self.std / coefficients.square().mean().sqrt().clamp(min=1e-12)
         rest = torch.randn(count, code_dim - basis.rank, generator=generator) * 0.01 * self.std
-        return torch.cat([codes, rest], 1)
+        return torch.cat([coefficients * scale, rest], 1), basis.scaled(float(scale))

@@ -2,19 +2,41 @@
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neuralfield.latents.basis import SpectralBasis
 from neuralfield.types import Latent
 
 LOG_2PI = math.log(2 * math.pi)
 
 
+@dataclass(frozen=True)
+class Components:
+    """A prior as sum_k weight_k N(mean_k, covariance): what solvers in closed form need of it."""
+
+    log_weights: Float[Tensor, " K"]
+    means: Float[Tensor, "K D"]
+    covariance: Float[Tensor, "D D"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of the codes of a bank: their `covariance` as the fit's own prior has it, and their average posterior covariance `spread`.
+
+    What is not known of each code is missing from the scatter of the codes, but is part of their covariance.
+    """
+
+    covariance: Float[Tensor, "D D"]
+    spread: Float[Tensor, "D D"]
+
+
 class Prior(nn.Module, ABC):
-    """p(z). What `fit` learns is kept in buffers, and so in the run folder."""
+    """p(z). What `fit` and `adopt` learn is kept in buffers, and so in the run folder."""
 
     @abstractmethod
     def cost(self, latent: Latent) -> Float[Tensor, " B"]:
@@ -25,8 +47,15 @@ class Prior(nn.Module, ABC):
         """`n` codes drawn from the prior."""
 
     @abstractmethod
-    def fit(self, codes: Float[Tensor, "n D"]) -> Self:
-        """Learn from the codes of a fitted bank what codes look like."""
+    def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
+        """Learn from the codes of a fitted bank what codes look like, and from what else is `known` of them."""
+
+    def adopt(self, basis: SpectralBasis) -> None:
+        """Begin as the linear model whose coefficients the first codes are; most priors stay as they are."""
+
+    def components(self) -> Components:
+        """The prior as a mixture of Gaussians, for kinds that are one; the others refuse."""
+        raise NotImplementedError(f"{type(self).__name__} is not a mixture of Gaussians")
 
 
 class Isotropic(Prior):
@@ -47,9 +76,14 @@ class Isotropic(Prior):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         return torch.randn(n, self.code_dim, generator=generator) * self.std
 
-    def fit(self, codes: Float[Tensor, "n D"]) -> Self:
-        self.std = codes.square().mean().sqrt().clamp(min=1e-6)
+    def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
+        variance = codes.square().mean() if known is None else known.covariance.diagonal().mean()
+        self.std = variance.sqrt().clamp(min=1e-6)
         return self
+
+    def components(self) -> Components:
+        covariance = self.std.square() * torch.eye(self.code_dim, device=self.std.device)
+        return Components(torch.zeros_like(covariance[0, :1]), torch.zeros_like(covariance[:1]), covariance)
 
 
 class Gaussian(Prior):
@@ -70,13 +104,32 @@ class Gaussian(Prior):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         return self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.factor.T
 
-    def fit(self, codes: Float[Tensor, "n D"]) -> Self:
-        n, d = codes.shape
+    def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
         self.mean = codes.mean(0)
-        centred = (codes - self.mean).double()
-        spread = centred.T @ centred / n
-        # a tenth of D pseudo-observations of the average variance keep it invertible where signals are few or codes are degenerate
-        average = spread.diagonal().mean().clamp(min=1e-12) * torch.eye(d, dtype=spread.dtype, device=spread.device)
-        factor = torch.linalg.cholesky((n * spread + d * 0.1 * average) / (n + 0.1 * d))
+        factor = torch.linalg.cholesky(covariance_of(codes, known))
         self.factor = factor.to(codes.dtype).contiguous()  # the layout that it has when it is loaded: sums run in the same order
         return self
+
+    def adopt(self, basis: SpectralBasis) -> None:
+        """N(0, variance); dimensions of the code beyond the basis keep a hundredth of its mean standard deviation."""
+        self.mean = torch.zeros_like(self.mean)
+        std = torch.full_like(self.mean, 0.01 * float(basis.variance.mean().sqrt()))
+        std[: basis.rank] = basis.variance.sqrt()
+        self.factor = torch.diag(std)
+
+    def components(self) -> Components:
+        return Components(torch.zeros_like(self.mean[:1]), self.mean[None], self.factor @ self.factor.T)
+
+
+def covariance_of(codes: Float[Tensor, "n D"], known: Known | None) -> Float[Tensor, "D D"]:
+    """Covariance in float64, invertible: what is known of it, else that of the codes joined by a tenth of D pseudo-observations of
+    their average variance.
+    """
+    n, d = codes.shape
+    eye = torch.eye(d, dtype=torch.float64, device=codes.device)
+    if known is not None:
+        return known.covariance.double() + 1e-9 * known.covariance.diagonal().mean().double() * eye  # what rounding may take away
+    centred = (codes - codes.mean(0)).double()
+    scatter = centred.T @ centred / n
+    average = scatter.diagonal().mean().clamp(min=1e-12) * eye
+    return (n * scatter + d * 0.1 * average) / (n + 0.1 * d)

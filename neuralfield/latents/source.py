@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralfield.errors import NeuralfieldError
+from neuralfield.latents.basis import SpectralBasis
 from neuralfield.types import Latent, Observations
 
 
@@ -17,8 +18,12 @@ class LatentSource(nn.Module, ABC):
     codes: Tensor
     """[n, D]: one code for each signal of the data set."""
 
-    def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
-        """Prepare for training on the signals that `batches()` goes over in order; only a bank has something to do."""
+    def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> SpectralBasis | None:
+        """Prepare for training on the signals that `batches()` goes over in order; only a bank has something to do.
+
+        Returns the linear model whose coefficients the first codes are, where there is one: other parts may begin with it.
+        """
+        return None
 
     def extend(self, codes: Tensor) -> None:
         """Append codes [m, D] of new signals; only a bank can."""

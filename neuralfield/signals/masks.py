@@ -1,4 +1,4 @@
-"""What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `file:MASK`."""
+"""What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `first:0.5`, `file:MASK`."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +35,13 @@ class Mask(ABC):
         except ValueError:
             raise UsageError(f'a mask like {example} needs a number behind the colon, got "{self.argument}"') from None
 
+    def share(self, example: str) -> float:
+        """The argument as a share of the points."""
+        share = self.number(example)
+        if not 0 < share <= 1:
+            raise UsageError(f"mask {example.partition(':')[0]}:{self.argument} needs a share above 0 and at most 1")
+        return share
+
 
 class Center(Mask):
     """`center:12`: the central 12 samples along every axis of the signals' own grid.
@@ -48,9 +55,9 @@ class Center(Mask):
             raise UsageError(f'mask "center:{self.argument}" counts samples of a grid, and this domain has no grid of its own')
         if not 0 < size <= max(domain.shape):
             raise UsageError(f"mask center:{self.argument} must lie between 1 and the grid's longer side, {max(domain.shape)}")
-        # the hundredth of a sample keeps rounding from taking the outermost samples of one side and not of the other
-        half = torch.tensor([(size + 0.01) / side for side in reversed(domain.shape)], device=observations.coords.device)
-        return (observations.coords.abs() <= half).all(-1).expand(observations.weight.shape)
+        # a sample's distance from the centre, in halves of a sample: whole numbers, so that both sides are alike
+        distances = [(2 * place + 1 - n).abs() for place, n in zip(places(observations, domain), domain.shape, strict=True)]
+        return (torch.stack(distances) <= size).all(0).expand(observations.weight.shape)
 
 
 class Half(Mask):
@@ -62,29 +69,46 @@ class Half(Mask):
 
 
 class Random(Mask):
-    """`random:0.1`: a tenth of the points, drawn for each signal on its own, whatever batch it is in."""
+    """`random:0.1`: a tenth of the known points, drawn for each signal on its own, whatever batch it is in."""
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
-        share = self.number("random:0.1")
-        if not 0 < share <= 1:
-            raise UsageError(f"mask random:{self.argument} needs a share above 0 and at most 1")
-        n = observations.weight.shape[1]
-        orders = [torch.randperm(n, generator=generator(self.seed, self.place, i)) for i in observations.index.tolist()]
-        return (torch.stack(orders) < max(1, round(share * n))).to(observations.weight.device)
+        share, known = self.share("random:0.1"), observations.weight.cpu() > 0
+        region = torch.zeros_like(known)
+        for row, i in enumerate(observations.index.tolist()):
+            where = known[row].nonzero()[:, 0]
+            order = torch.randperm(len(where), generator=generator(self.seed, self.place, i))
+            region[row, where] = order < max(1, round(share * len(where)))
+        return region.to(observations.weight.device)
+
+
+class First(Mask):
+    """`first:0.5`: the first half of a signal's own known points, in order of their first coordinate (for curves: of time)."""
+
+    def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        share, known = self.share("first:0.5"), observations.weight > 0
+        along = observations.coords[..., 0].expand(known.shape).masked_fill(~known, torch.inf)
+        place = along.argsort(dim=1, stable=True).argsort(dim=1)
+        count = (share * known.sum(1, keepdim=True).double()).round().clamp(min=1)
+        return known & (place < count)
 
 
 class File(Mask):
-    """`file:mask.png` or `file:mask.npy`: 1 (or white) marks the region, on the signals' own grid."""
+    """`file:mask.png` or `file:mask.npy`: 1 (or white) marks the region, on the signals' own grid.
+
+    Points that lie between samples of the grid belong to the nearest one.
+    """
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         region = read_mask(Path(self.argument))
-        if domain.shape is not None and region.shape != tuple(domain.shape):
+        if domain.shape is None:
+            raise UsageError(f"mask {self.argument} marks samples of a grid, and this domain has no grid of its own")
+        if region.shape != tuple(domain.shape):
             sizes = " x ".join(map(str, region.shape)), " x ".join(map(str, domain.shape))
             raise NeuralfieldError(f"mask {self.argument} is {sizes[0]}, but the signals (after padding) are {sizes[1]}")
         if not region.any():
             raise NeuralfieldError(f"mask {self.argument} marks nothing; 1, or white, marks the region")
-        flat = torch.from_numpy(region.reshape(-1)).to(observations.weight.device)
-        return flat.expand(observations.weight.shape)
+        marked = torch.from_numpy(region).to(observations.weight.device)
+        return marked[tuple(places(observations, domain))].expand(observations.weight.shape)
 
 
 class Visibility:
@@ -98,18 +122,28 @@ class Visibility:
         self.masks = [*self.observe, *self.hide]
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
-        """True where a point is seen. Signals of which nothing would be left are refused."""
+        """True where a point is seen. Signals of which nothing would be left are refused, unless nothing is known of them."""
         everything = torch.ones_like(observations.weight, dtype=torch.bool)
         seen = torch.stack([m(observations, domain) for m in self.observe]).any(0) if self.observe else everything
         for mask in self.hide:
             seen = seen & ~mask(observations, domain)
-        blind = ~(seen & (observations.weight > 0)).any(1)
+        known = observations.weight > 0
+        blind = known.any(1) & ~(seen & known).any(1)
         if blind.any():
             which = observations.index[blind].tolist()
             raise NeuralfieldError(
                 f"the masks hide everything of {len(which)} signals (the first is number {which[0]}); leave some points to see"
             )
         return seen
+
+
+def places(observations: Observations, domain: Domain) -> list[Int[Tensor, "G N"]]:
+    """Of every point the nearest sample along each axis of the signals' own grid, slowest axis first as in `domain.shape`."""
+    found = []
+    for axis in reversed(range(domain.coord_dim)):
+        samples = domain.grid()[0, :, axis].unique().to(observations.coords)  # sorted
+        found.append(torch.bucketize(observations.coords[..., axis].contiguous(), (samples[1:] + samples[:-1]) / 2))
+    return found
 
 
 def read_mask(path: Path) -> np.ndarray:

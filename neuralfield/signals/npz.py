@@ -5,17 +5,23 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from neuralfield.errors import NeuralfieldError
-from neuralfield.signals.images import Images, check_split
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.signals.curves import Curves
+from neuralfield.signals.images import SPLITS, Images, check_split
+from neuralfield.signals.labels import numbered
 from neuralfield.signals.signals import Signals
 
 
 def npz(
     path: str, split: str = "train", pad: int = 0, resize: list[int] | int | None = None, channels: int | None = None
 ) -> Signals:
-    """`images` [n, h, w] or [n, h, w, channels] (uint8 means / 255, floating point as it is) and optionally `labels` [n].
+    """Images or curves.
 
-    `images_train`, `labels_train`, `images_test` and so on hold splits; without them all is `train` and `test` alike.
+    `images` [n, h, w] or [n, h, w, channels] (uint8 means / 255, floating point as it is) and optionally `labels` [n];
+    or times `t` [T] or [n, T], values `x` [n, T] or [n, T, channels] (NaN where not observed) and optionally labels `y` [n], whole
+    numbers or words. `pad`, `resize` and `channels` are for images.
+
+    `images_train`, `labels_train`, `x_test` and so on hold splits; without them all is `train` and `test` alike.
     """
     check_split(split)
     file = Path(path).expanduser()
@@ -23,7 +29,12 @@ def npz(
         with _open(file) as archive:
             if key := _key(archive, "images", split):
                 return _images(archive, key, split, pad, resize, channels)
-            raise NeuralfieldError(f"there is no array images or images_{split}; there are: {', '.join(archive.files) or 'none'}")
+            if key := _key(archive, "x", split):
+                if pad or resize is not None or channels is not None:
+                    raise UsageError("signals.pad, resize and channels are for images, and these are curves")
+                return _curves(archive, key, split)
+            wanted = f"images or images_{split} (for curves: t and x or x_{split})"
+            raise NeuralfieldError(f"there is no array {wanted}; there are: {', '.join(archive.files) or 'none'}")
     except NeuralfieldError as error:
         raise type(error)(f"{file}: {error}") from error
 
@@ -32,8 +43,21 @@ def _images(archive: NpzFile, key: str, split: str, pad: int, resize: list[int] 
     images, labels = _array(archive, key), _labels(archive, key.replace("images", "labels"))
     if not len(images):
         raise NeuralfieldError(f'array "{key}" holds no images')
-    ids = [str(i) if key == "images" else f"{split}-{i:05d}" for i in range(len(images))]
-    return Images.from_arrays(images, ids, labels, pad, resize, channels)
+    return Images.from_arrays(images, _ids(len(images), key == "images", split), labels, pad, resize, channels)
+
+
+def _curves(archive: NpzFile, key: str, split: str) -> Curves:
+    times = _key(archive, "t", split)
+    if times is None:
+        raise NeuralfieldError(f'array "{key}" holds curves, and there is no array t of their times; add one, [T] or [n, T]')
+    t, x = _array(archive, times), _array(archive, key)
+    if not len(x):
+        raise NeuralfieldError(f'array "{key}" holds no curves')
+    return Curves.from_arrays(t, x, _ids(len(x), key == "x", split), _classes(archive, key.replace("x", "")))
+
+
+def _ids(count: int, whole: bool, split: str) -> list[str]:
+    return [str(i) if whole else f"{split}-{i:05d}" for i in range(count)]
 
 
 def _labels(archive: NpzFile, key: str) -> np.ndarray | None:
@@ -43,6 +67,18 @@ def _labels(archive: NpzFile, key: str) -> np.ndarray | None:
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise NeuralfieldError(f'array "{key}" must hold whole numbers [n], got {labels.dtype} {list(labels.shape)}')
     return labels
+
+
+def _classes(archive: NpzFile, ending: str) -> np.ndarray | None:
+    """Labels of curves, `y` or `labels` with a split's ending; words are numbered over both splits, so that they agree."""
+    name = next((name for name in ("y", "labels") if f"{name}{ending}" in archive.files), "")
+    if not name:
+        return None
+    words = _array(archive, f"{name}{ending}")
+    if words.ndim != 1 or words.dtype.kind != "U":
+        return _labels(archive, f"{name}{ending}")
+    others = (f"{name}_{split}" for split in SPLITS if f"{name}_{split}" in archive.files)
+    return numbered(words.tolist(), [*words.tolist(), *(str(word) for key in others for word in _array(archive, key).ravel())])
 
 
 def _open(file: Path) -> NpzFile:

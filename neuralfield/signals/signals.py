@@ -14,11 +14,19 @@ from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.registry import names, nearest, resolve
 from neuralfield.types import Observations
 
-ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz"}
+ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz", ".csv": "csv"}
 """A path to a single file is a source too; its ending names the kind."""
 
 CHOOSING = ("path", "split", "limit", "skip_bad")
 """Settings that choose signals; the others prepare them, and a run hands those on to the signals it infers."""
+
+
+class UnlikeError(NeuralfieldError):
+    """Signals that do not fit a domain's arguments; `name` is the first argument that differs."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class Signals(ABC):
@@ -33,7 +41,7 @@ class Signals(ABC):
         return len(self.ids)
 
     def __repr__(self) -> str:
-        facts = ", ".join(f"{name} {value}" for name, value in self.domain_arguments.items())
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts().items())
         return f"{type(self).__name__}({len(self)} signals of domain {self.domain}: {facts})"
 
     @property
@@ -48,6 +56,19 @@ class Signals(ABC):
     @abstractmethod
     def select(self, index: Int[Tensor, " m"]) -> Self:
         """Some of the signals, as a data set of their own."""
+
+    def like(self, arguments: dict[str, Any]) -> "Signals":
+        """These signals as a run sees them whose domain has `arguments`; those that it cannot hold are refused."""
+        for name, have in self.domain_arguments.items():
+            if have != arguments.get(name):
+                raise UnlikeError(
+                    f"the run was fitted to signals of {name} {arguments.get(name)}, but the data have {name} {have}", name
+                )
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """What a person is told of their form. `values` [lowest, highest] are there where they are not those of the batches."""
+        return self.domain_arguments
 
     def truth(self, index: Int[Tensor, " B"]) -> Observations:
         """All that is known of some signals."""

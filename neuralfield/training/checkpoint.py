@@ -25,6 +25,7 @@ def save(
     skeletons = {
         "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
         "source": _flatten(model.source.state_dict(), "source", tensors),
+        "objective": _flatten(model.objective.state_dict(), "objective", tensors),
         "latents": _flatten(optimisers.latents.state_dict(), "latents", tensors),
         "weights": _flatten(optimisers.decoder.state_dict(), "weights", tensors),
         "kept": _flatten(kept, "kept", tensors),
@@ -38,6 +39,7 @@ def load(folder: Path, model: Model, optimisers: Optimisers) -> tuple[Position, 
     parts = {name: _unflatten(skeleton, tensors) for name, skeleton in about["skeletons"].items()}
     files.restore(model.decoder, parts["decoder"], path_of(folder))
     files.restore(model.source, parts["source"], path_of(folder))
+    files.restore(model.objective, parts["objective"], path_of(folder))
     optimisers.latents.load_state_dict(parts["latents"])
     optimisers.decoder.load_state_dict(parts["weights"])
     return Position(**about["position"]), about["facts"], parts["kept"]

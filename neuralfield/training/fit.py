@@ -14,6 +14,7 @@ from neuralfield.run import Run, choose_device, read_recipe, write_recipe
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals
 from neuralfield.training import asked, validation
+from neuralfield.training.batches import batches_of
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import Journal
 from neuralfield.training.loop import Position, train
@@ -75,9 +76,9 @@ def fit(
     signals, chosen = asked.choose_data(data, chosen, split, limit)
     progress.stage("initialising codes")
     state = _open(chosen, signals, choose_device(device), seed, folder, began)
-    epochs = epochs or _epochs(state)
+    epochs = _epochs(state) if epochs is None else epochs
     if not (resume and state.restore()):
-        state.model.source.initialise(lambda: state.signals.batches(1024), generator(seed, INITIALISING))
+        _initialise(state)
     if folder is not None:
         if not resume:
             asked.clear(folder)
@@ -101,7 +102,16 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     optimisers = Optimisers(RowAdam(model.source.parameters()), decoder_optimiser)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
-    return Session(recipe, model, optimisers, schedule, training, held_out, seed, folder, began)
+    batches = batches_of(training, recipe.training)
+    return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
+
+
+def _initialise(state: Session) -> None:
+    """First codes; where a linear model gave them, the other parts may begin with it too."""
+    basis = state.model.source.initialise(lambda: state.signals.batches(1024), generator(state.seed, INITIALISING))
+    if basis is not None:
+        state.model.decoder.adopt(basis)
+        state.model.objective.adopt(basis)
 
 
 def _epochs(state: Session) -> int:
@@ -111,21 +121,21 @@ def _epochs(state: Session) -> int:
 
 
 def _per_epoch(state: Session) -> int:
-    return math.ceil(len(state.signals) / state.recipe.training.batch)
+    return math.ceil(state.batches.count / state.recipe.training.batch)
 
 
 def _train(state: Session, epochs: int, seconds: float | None, journal: Journal | None, progress: Progress) -> None:
     """Run the loop for some epochs or seconds: reports, checkpoints, early stopping, Ctrl-C."""
 
     def done(position: Position) -> float:
-        if state.facts.get("out_of_patience"):
+        if not epochs or state.facts.get("out_of_patience"):
             return 1.0
         if seconds is None:
             return position.steps / (epochs * _per_epoch(state))
         return state.spent / seconds if position.steps else 0.0  # however short the budget, one step is made
 
     progress.stage("training")
-    arguments = (state.model, state.optimisers, state.schedule, state.signals, state.recipe.training)
+    arguments = (state.model, state.optimisers, state.schedule, state.batches, state.recipe.training)
     began = last_saved = time.perf_counter()
     points, score = 0, None
     with interruptible() as interrupted:
@@ -169,7 +179,7 @@ def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
         "epochs": state.position.epoch,
         "steps": state.position.steps,
         "seed": state.seed,
-        "points_per_second": state.facts["points_per_second"],
+        "points_per_second": state.facts.get("points_per_second", 0.0),  # none were drawn where the first codes are the optimum
         "scores": {"train": _scores(run, state.signals)},
         "seconds": state.spent,
     } | {key: state.facts[key] for key in ("best_epoch", "best_validation") if key in state.facts}

@@ -8,7 +8,7 @@ import torch
 
 from neuralfield.recipe import Model, Training
 from neuralfield.seeds import generator
-from neuralfield.signals.signals import Signals
+from neuralfield.training.batches import Batches
 from neuralfield.training.schedules.schedule import Optimisers, Schedule
 from neuralfield.types import Loss
 
@@ -29,7 +29,7 @@ def train(
     model: Model,
     optimisers: Optimisers,
     schedule: Schedule,
-    signals: Signals,
+    batches: Batches,
     settings: Training,
     position: Position,
     seed: int,
@@ -41,14 +41,14 @@ def train(
     Batches depend on (seed, epoch, step) alone, so that a fit can go on from any position as if it had never stopped.
     """
     device = next(model.decoder.parameters()).device
-    per_epoch = math.ceil(len(signals) / settings.batch)
+    per_epoch = math.ceil(batches.count / settings.batch)
     while (share := done(position)) < 1:
-        order = torch.randperm(len(signals), generator=generator(seed, position.epoch))
-        for index in order.split(settings.batch)[position.step :]:
+        order = torch.randperm(batches.count, generator=generator(seed, position.epoch))
+        for items in order.split(settings.batch)[position.step :]:
             factor = rate_factor(share, settings)
             optimisers.rates(settings.latent_rate * factor, settings.decoder_rate * factor)
             draw = generator(seed, position.epoch, position.step)
-            observations = signals.batch(index, settings.points, draw).to(device)
+            observations = batches.batch(items, draw).to(device)
             loss = schedule.step(model, optimisers, observations, position.epoch, draw)
             ended = position.step + 1 == per_epoch
             position = Position(position.epoch + ended, 0 if ended else position.step + 1, position.steps + 1)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from neuralfield.latents.source import FixedCodes
-from neuralfield.recipe import construct
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.progress import Progress
 from neuralfield.training.session import Session
@@ -28,7 +27,7 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
         steps = min(steps, _affordable(state, batches[0], seconds / len(batches)))
     if steps < 1:
         return
-    solver = construct("inference", settings.kind, {**settings.arguments, "steps": steps})
+    solver = state.solver(steps)
     with interruptible() as interrupted:
         for done, rows in enumerate(batches):
             batch = state.signals.batch(rows).to(codes.device)

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from neuralfield.recipe import Model, Recipe
+from neuralfield.inference.solver import Solver
+from neuralfield.recipe import Model, Recipe, construct
 from neuralfield.signals.signals import Signals
 from neuralfield.training import checkpoint
+from neuralfield.training.batches import Batches
 from neuralfield.training.interrupt import InterruptedFitError
 from neuralfield.training.loop import Position
 from neuralfield.training.schedules.schedule import Optimisers, Schedule
@@ -24,6 +26,7 @@ class Session:
     optimisers: Optimisers
     schedule: Schedule
     signals: Signals
+    batches: Batches
     held_out: Signals | None
     seed: int
     folder: Path | None
@@ -36,6 +39,13 @@ class Session:
     def spent(self) -> float:
         """Seconds so far, those before an interruption included."""
         return time.perf_counter() - self.began
+
+    def solver(self, steps: int) -> Solver:
+        """The recipe's solver with so many steps, where it counts any."""
+        inference = self.recipe.inference
+        counted = {"steps": steps} if "steps" in inference.arguments else {}
+        solver: Solver = construct("inference", inference.kind, {**inference.arguments, **counted})
+        return solver
 
     def save(self) -> None:
         """A checkpoint, where there is a folder."""

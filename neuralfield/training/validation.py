@@ -3,7 +3,6 @@
 import torch
 
 from neuralfield.errors import NeuralfieldError
-from neuralfield.recipe import construct
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals
 from neuralfield.training.session import Session
@@ -32,7 +31,7 @@ def out_of_patience(state: Session) -> bool:
     if state.held_out is None:
         return False
     codes = state.model.source.codes.detach()
-    solver = construct("inference", state.recipe.inference.kind, {**state.recipe.inference.arguments, "steps": VALIDATION_STEPS})
+    solver = state.solver(VALIDATION_STEPS)
     total = 0.0
     held_out = state.held_out.select(torch.arange(min(VALIDATED, len(state.held_out))))
     for batch in held_out.batches(state.recipe.inference.batch):

@@ -30,6 +30,7 @@ class SignalsContract:
             alone = signals.batch(torch.tensor([i]))
             assert torch.equal(batch.values[row], alone.values[0])
             assert torch.equal(batch.weight[row], alone.weight[0])
+            assert torch.equal(batch.coords[row % len(batch.coords)], alone.coords[0])
 
     def test_values_are_finite_and_points_lie_in_the_unit_cube(self, signals: Signals) -> None:
         for batch in signals.batches(100):
@@ -47,10 +48,18 @@ class SignalsContract:
         assert drawn.values.shape[1] == 5
         distance = torch.cdist(drawn.coords, truth.coords, compute_mode="donot_use_mm_for_euclid_dist")
         assert (distance.min(-1).values == 0).all()
-        where = distance.argmin(-1).expand(3, -1)
-        assert torch.equal(drawn.values, truth.values.gather(1, where[..., None].expand(drawn.values.shape)))
-        # a weight of N / n each, so that sums over the draw estimate sums over the whole
-        torch.testing.assert_close(drawn.weight, truth.weight.gather(1, where) * truth.weight.shape[1] / 5)
+        where, known = distance.argmin(-1).expand(3, -1), drawn.weight > 0
+        assert torch.equal(drawn.values[known], truth.values.gather(1, where[..., None].expand(drawn.values.shape))[known])
+        assert all(len(where[i, known[i]].unique()) == known[i].sum() for i in range(3))
+        if (
+            len(truth.coords) == 1
+        ):  # one draw for all, of N points: a weight of N / n each, so that sums over it estimate whole sums
+            stands_for = torch.full((3, 1), truth.weight.shape[1] / 5)
+        else:  # a draw of its own for each signal, of its known points: they stand for all that are known, and those alone
+            count = (truth.weight > 0).sum(1)
+            assert torch.equal(known.sum(1), count.clamp(max=5))
+            stands_for = (count / count.clamp(1, 5))[:, None]
+        torch.testing.assert_close(drawn.weight[known], (truth.weight.gather(1, where) * stands_for)[known])
 
     def test_a_draw_depends_on_its_generator_alone(self, signals: Signals) -> None:
         def drawn(seed: int) -> torch.Tensor:
@@ -72,3 +81,9 @@ class SignalsContract:
         assert (some.labels is None) == (signals.labels is None)
         if some.labels is not None and signals.labels is not None:
             assert torch.equal(some.labels, signals.labels[which])
+
+    def test_a_run_fitted_to_these_signals_sees_them_as_they_are(self, signals: Signals) -> None:
+        alike, index = signals.like(signals.domain_arguments), torch.arange(3)
+        assert alike.ids == signals.ids
+        assert torch.equal(alike.truth(index).values, signals.truth(index).values)
+        assert torch.equal(alike.truth(index).coords, signals.truth(index).coords)

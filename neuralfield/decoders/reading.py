@@ -1,0 +1,33 @@
+"""Values known on a grid, read anywhere between its points."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from neuralfield.domains.grid import pixel_centres
+
+
+def read_map(maps: Float[Tensor, "B V height width"], coords: Float[Tensor, "G N 2"]) -> Float[Tensor, "B N V"]:
+    """Cubic interpolation between pixel centres, exact at the centres, flat beyond the outermost."""
+    centres = pixel_centres(maps.shape[2], maps.shape[3], coords.device)
+    if coords.shape == centres.shape and torch.equal(coords, centres):
+        return rearrange(maps, "b v h w -> b (h w) v")
+    grid = coords.expand(len(maps), -1, -1)[:, :, None]
+    sampled = grid_sample(maps, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return rearrange(sampled, "b v n 1 -> b n v")
+
+
+def read_line(values: Float[Tensor, "B T V"], times: Float[Tensor, " T"], coords: Float[Tensor, "G N 1"]) -> Float[Tensor, "B N V"]:
+    """Linear interpolation between rising `times`, exact at each of them, flat beyond the outermost."""
+    t = coords[..., 0].contiguous()
+    after = torch.searchsorted(times, t).clamp(1, max(1, len(times) - 1))
+    if len(times) == 1:
+        return values.expand(-1, t.shape[1], -1)
+    before = after - 1
+    share = ((t - times[before]) / (times[after] - times[before])).clamp(0, 1)[..., None]
+    rows = torch.arange(len(values), device=values.device)[:, None]
+    low, high = values[rows, before.expand(len(values), -1)], values[rows, after.expand(len(values), -1)]
+    # a convex sum, not low + share * (high - low), which misses `high` by rounding where share is 1
+    return (1 - share) * low + share * high

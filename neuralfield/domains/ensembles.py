@@ -1,0 +1,46 @@
+"""How good a band is: scores of samples drawn from what is believed of values, against the values."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LEVEL = 0.9
+"""Share of values that a band should hold."""
+
+
+def crps(samples: Float[Tensor, "S *N"], values: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Continuous ranked probability score, E|X - y| - E|X - X'| / 2, in the units of the values; unbiased in the number of samples.
+
+    Gneiting and Raftery 2007, eq. 21, with the second mean over different samples (Ferro 2014). Of one sample it is |X - y|.
+    """
+    count = len(samples)
+    far = (samples - values).abs().mean(0)
+    if count == 1:
+        return far
+    # the sum over pairs of |x_s - x_t| from sorted samples: the r-th of S is added 2 r - S + 1 times
+    order = torch.arange(count, device=samples.device, dtype=samples.dtype) * 2 - count + 1
+    apart = torch.tensordot(order, samples.sort(0).values, 1) / (count * (count - 1))
+    return far - apart
+
+
+def band(samples: Float[Tensor, "S *N"]) -> tuple[Float[Tensor, "*N"], Float[Tensor, "*N"]]:
+    """(lower, upper) ends of the central band that holds LEVEL of the samples."""
+    tail = (1 - LEVEL) / 2
+    ends = torch.quantile(samples.float(), torch.tensor([tail, 1 - tail], device=samples.device), 0)
+    return ends[0], ends[1]
+
+
+def band_scores(
+    samples: Float[Tensor, "S B N V"], values: Float[Tensor, "B N V"], weight: Float[Tensor, "B N"], units: Float[Tensor, " V"]
+) -> dict[str, Float[Tensor, " B"]]:
+    """`crps` and the mean width of the bands `width90`, in units of `units` for each channel; `coverage90` is the share of values
+    in the bands. All over what is known of each signal.
+    """
+    lower, upper = band(samples)
+    each = {
+        "crps": crps(samples, values) * units,
+        "width90": (upper - lower) * units,
+        "coverage90": ((values >= lower) & (values <= upper)).float(),
+    }
+    share = weight[..., None] / (weight.sum(1) * values.shape[-1])[:, None, None]
+    return {name: torch.where(share.isnan(), share, score * share).sum((1, 2)).float() for name, score in each.items()}
