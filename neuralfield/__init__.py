@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "completion": ["Completion", "complete"],
+    "decoders.basis": ["Basis"],
     "decoders.decoder": ["Decoder"],
     "decoders.concat": ["Concat"],
     "decoders.convolutional": ["Convolutional"],
@@ -23,6 +24,7 @@ _HOMES = {
     "domains.image": ["Image"],
     "errors": ["NeuralfieldError", "NeuralfieldWarning", "UsageError"],
     "inference.adam": ["Adam"],
+    "inference.posterior": ["Posterior"],
     "inference.solver": ["Solver"],
     "latents.bank": ["Bank"],
     "likelihoods": ["Likelihood"],
@@ -46,6 +48,9 @@ _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in nam
     "BernoulliLikelihood": ("likelihoods", "Bernoulli"),
     "GaussianPrior": ("latents.priors", "Gaussian"),
     "IsotropicPrior": ("latents.priors", "Isotropic"),
+    "KernelDensityPrior": ("latents.kernel_density", "KernelDensity"),
+    "LinearDecoder": ("decoders.linear", "Linear"),
+    "LinearSolver": ("inference.linear", "Linear"),
 }
 __all__ = ["__version__", *_HOME_OF]
 

@@ -70,16 +70,18 @@ def complete(
 def draw(
     run: Run, estimate: Estimate, index: Int[Tensor, " B"], coords: Float[Tensor, "G N C"], count: int, seed: int = 0
 ) -> Float[Tensor, "S B N V"]:
-    """Values of completed signals at points as they might be observed: codes from the posterior, then noise, `count` times.
+    """Values of completed signals at points, as they might be observed: codes from the posterior, then the noise, `count` times.
 
-    What is drawn for a signal depends on the seed and its number in the set alone.
+    In one draw the noise has the same quantile at every point: each point's values are distributed as they should be, and bands
+    are as smooth as the fields. What is drawn for a signal depends on the seed and its number in the set alone.
     """
-    generators = [generator(seed, DRAWING, number) for number in index.tolist()]
-    posterior = estimate.posterior
-    codes = torch.cat([posterior.rows(slice(b, b + 1)).sample(count, g) for b, g in enumerate(generators)], 1)
-    values = torch.stack([run.field(z)(coords) for z in codes])
-    likelihood = run.model.objective.likelihood
-    return torch.stack([likelihood.sample(values[:, b], g) for b, g in enumerate(generators)], 1)
+    codes, levels = [], []
+    for b, number in enumerate(index.tolist()):
+        random = generator(seed, DRAWING, number)
+        codes.append(estimate.posterior.rows(slice(b, b + 1)).sample(count, random))
+        levels.append((torch.randperm(count, generator=random) + 0.5) / count)
+    values = torch.stack([run.field(z)(coords) for z in torch.cat(codes, 1)])
+    return run.model.objective.likelihood.quantile(values, torch.stack(levels, 1)[..., None, None].to(values))
 
 
 def _samples(run: Run, solver: Solver, samples: int | None) -> int:

@@ -25,9 +25,9 @@ class Likelihood(nn.Module, ABC):
         """r with nll = |r|^2 / 2 + constant, for least-squares kinds; the others refuse."""
         raise NotImplementedError(f"{type(self).__name__} is not a least-squares likelihood")
 
-    def sample(self, predicted: Float[Tensor, "B N V"], generator: torch.Generator | None = None) -> Float[Tensor, "B N V"]:
-        """Values as they would be observed, for kinds that can be drawn from; the others refuse."""
-        raise NotImplementedError(f"{type(self).__name__} draws no values")
+    def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
+        """What a share `level` of observed values lies below, for kinds that know it; the others refuse."""
+        raise NotImplementedError(f"{type(self).__name__} gives no quantiles")
 
     def learn(self, noise: float) -> None:
         """Take the noise variance that a linear model of the data has found; most likelihoods stay as they are."""
@@ -58,9 +58,8 @@ class Gaussian(Likelihood):
     def residual(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         return (predicted - values) / self.std
 
-    def sample(self, predicted: Float[Tensor, "B N V"], generator: torch.Generator | None = None) -> Float[Tensor, "B N V"]:
-        noise = torch.randn(predicted.shape, generator=generator)  # on the CPU, where the generator is, for every device
-        return predicted + self.std * noise.to(predicted)
+    def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
+        return predicted + self.std * torch.special.ndtri(level)
 
     def learn(self, noise: float) -> None:
         if self.noise == "learned":

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import neuralfield as nf
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.latents.basis import SpectralBasis
 
 TINY = [
     "latents.code_dim=4",
@@ -54,8 +55,22 @@ def write_npz(path: Path) -> Path:
     return path
 
 
+def fourier_basis(coord_dim: int, value_dim: int, rank: int, frequencies: int = 3) -> SpectralBasis:
+    """A linear model made up at random, whose functions are sums of a few Fourier features of slow frequencies."""
+    draw = torch.Generator().manual_seed(7)
+    basis = SpectralBasis()
+    basis.frequencies = torch.rand(coord_dim, frequencies, generator=draw)
+    atoms = (1 + 2 * frequencies) * value_dim
+    basis.mean, basis.components = torch.randn(atoms, generator=draw), torch.randn(atoms, rank, generator=draw)
+    basis.variance, basis.noise = torch.linspace(2.0, 0.5, rank), torch.tensor(0.01)
+    basis.channels = torch.tensor(value_dim)
+    return basis
+
+
 class Linear(Decoder):
     """f(z, t) = z . basis(t) with fixed cosines as basis: the one decoder whose optimal codes are known in closed form."""
+
+    linear_in_code = True
 
     def __init__(self, code_dim: int = 3, value_dim: int = 1) -> None:
         super().__init__()
@@ -78,7 +93,7 @@ class Counting(Decoder):
 
     def __init__(self, inner: Decoder) -> None:
         super().__init__()
-        self.inner, self.work = inner, 0
+        self.inner, self.work, self.linear_in_code = inner, 0, inner.linear_in_code
 
     def condition(self, z: Tensor) -> object:
         return self.inner.condition(z)

@@ -2,17 +2,22 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from contracts.decoder import CLOSE, DecoderContract
-from synthetic import Linear
+from synthetic import Linear, fourier_basis
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from neuralfield.decoders.basis import Basis
 from neuralfield.decoders.concat import Concat
 from neuralfield.decoders.convolutional import Convolutional
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.decoders.linear import Linear as PlainLinear
 from neuralfield.decoders.modulated import Modulated
+from neuralfield.domains.grid import pixel_centres
+from neuralfield.errors import NeuralfieldError
 
 
 class TestShiftedFourier(DecoderContract):
@@ -68,6 +73,96 @@ class TestConvolutionalWideColour(DecoderContract):
 class TestConvolutionalTooSmallToDouble(DecoderContract):
     def make(self) -> Decoder:
         return Convolutional((5, 7), 1, 4, width=4)
+
+
+class TestLinearBasis(DecoderContract):
+    adopts = True
+    coord_dim = 1
+
+    def make(self) -> Decoder:
+        return Basis(1, 1, 4, frequencies=6)
+
+
+class TestBasisOfColoursInThePlane(DecoderContract):
+    adopts = True
+    value_dim = 2
+
+    def make(self) -> Decoder:
+        return Basis(2, 2, 4, frequencies=6)
+
+
+class TestBasisOfMoreFunctionsThanCodeDimensions(DecoderContract):
+    adopts = True
+    coord_dim = 1
+
+    def make(self) -> Decoder:
+        return Basis(1, 1, 4, functions=7, frequencies=3)
+
+
+class TestBasisOfFewerFunctionsThanCodeDimensions(DecoderContract):
+    adopts = True
+    coord_dim = 1
+
+    def make(self) -> Decoder:
+        return Basis(1, 1, 4, functions=3, frequencies=4)
+
+
+class TestBentBasis(DecoderContract):
+    """Its network begins at zero, where it is the linear one; here it has been trained a little."""
+
+    coord_dim = 1
+    value_dim = 2
+
+    def make(self) -> Decoder:
+        made = Basis(1, 2, 4, frequencies=5, branch_depth=2, branch_width=8)
+        assert made.bend is not None
+        nn.init.normal_(made.bend.weight)
+        return made
+
+    def test_it_begins_as_the_linear_model_that_it_adopts_or_is_left_as_it_was(self) -> None:  # type: ignore[override]
+        basis, made = fourier_basis(1, 2, 3), Basis(1, 2, 4, frequencies=5, branch_depth=2, branch_width=8)
+        made.adopt(basis)
+        z, coords = torch.randn(3, 4), torch.rand(1, 9, 1)
+        mean, functions = basis.functions(coords)
+        torch.testing.assert_close(made(z, coords), mean + torch.einsum("gnvr,br->bnv", functions, z[:, :3]), **CLOSE)
+
+
+class TestBasisOfAnMlp(DecoderContract):
+    def make(self) -> Decoder:
+        return Basis(2, 1, 4, frequencies=5, trunk_depth=2, trunk_width=8)
+
+
+class TestBentBasisOfAnMlp(DecoderContract):
+    value_dim = 2
+
+    def make(self) -> Decoder:
+        made = Basis(2, 2, 4, functions=5, frequencies=5, trunk_depth=1, trunk_width=8, branch_depth=1, branch_width=8)
+        assert made.bend is not None
+        nn.init.normal_(made.bend.weight)
+        return made
+
+
+class TestLinearOnAnUnevenLine(DecoderContract):
+    adopts = True
+    coord_dim = 1
+    value_dim = 2
+
+    def make(self) -> Decoder:
+        return PlainLinear((6,), torch.tensor([-1.0, -0.9, -0.2, 0.1, 0.8, 1.0])[None, :, None], 2, 4)
+
+
+class TestLinearOnPixels(DecoderContract):
+    adopts = True
+    def make(self) -> Decoder:
+        return PlainLinear((5, 7), pixel_centres(5, 7), 1, 4)
+
+
+class TestLinearOnColourPixels(DecoderContract):
+    adopts = True
+    value_dim = 3
+
+    def make(self) -> Decoder:
+        return PlainLinear((4, 4), pixel_centres(4, 4), 3, 4)
 
 
 class TestAUsersOwn(DecoderContract):
@@ -187,3 +282,74 @@ def test_any_size_from_one_pixel_up_can_be_made(code_dim: int) -> None:
     for shape in ((1, 1), (1, 9), (3, 4), (4, 4), (7, 8), (16, 9)):
         decoder = Convolutional(shape, 2, code_dim, width=2)
         assert decoder.condition(torch.zeros(1, code_dim)).shape == (1, 2, *shape)
+
+
+# basis
+
+
+def test_a_basis_is_the_sum_of_its_formula_and_deeponets_where_both_sides_are_networks() -> None:
+    torch.manual_seed(0)
+    decoder = Basis(2, 2, 4, functions=5, frequencies=3, trunk_depth=2, trunk_width=7, branch_depth=2, branch_width=6).double()
+    assert decoder.bend is not None
+    nn.init.normal_(decoder.bend.weight)
+    z, coords = torch.randn(3, 4, dtype=torch.float64), torch.randn(1, 8, 2, dtype=torch.float64)
+    values = []
+    for code in z:
+        hidden = code
+        for layer in decoder.branch:
+            hidden = silu(layer(hidden))
+        coefficients = decoder.coefficients(code) + decoder.bend(hidden)
+        phase = 2 * torch.pi * coords[0] @ decoder.features.frequencies
+        h = torch.cat([coords[0], phase.sin(), phase.cos()], -1)
+        for layer in decoder.trunk:
+            h = silu(layer(h))
+        functions = decoder.functions(h).reshape(8, 6, 2)  # the mean first, both values of a function together
+        values.append(functions[:, 0] + sum(coefficients[r] * functions[:, 1 + r] for r in range(5)))
+    torch.testing.assert_close(decoder(z, coords), torch.stack(values), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"), [({"frequencies": 2}, "decoder.frequencies=3"), ({"functions": 2}, "decoder.functions=3")]
+)
+def test_a_basis_too_small_for_the_model_of_the_first_codes_says_what_it_needs(arguments: dict[str, int], setting: str) -> None:
+    with pytest.raises(NeuralfieldError, match=f"--set {setting}"):
+        Basis(1, 1, 4, **arguments).adopt(fourier_basis(1, 1, 3, frequencies=3))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_basis_of_networks_begins_with_its_own_random_functions(depth: int) -> None:
+    decoder = Basis(1, 1, 4, trunk_depth=depth)
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    decoder.adopt(fourier_basis(1, 1, 3))
+    assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
+
+
+# linear
+
+
+def test_a_linear_decoder_of_a_line_is_exact_at_its_points_linear_between_and_flat_beyond() -> None:
+    torch.manual_seed(0)
+    grid = torch.tensor([-1.0, -0.9, -0.2, 0.1, 0.8, 1.0])
+    decoder = PlainLinear((6,), grid[None, :, None], 2, 4)
+    z = torch.randn(3, 4)
+    known = decoder.condition(z).detach()
+    assert torch.equal(decoder(z, grid[None, :, None]), known)  # the shared grid: the values themselves
+    assert torch.equal(decoder(z, grid[None, :, None].repeat(3, 1, 1)), known)  # the general way
+    coords = torch.linspace(-1.5, 1.5, 301)
+    for values, at_points in zip(decoder(z, coords[None, :, None]).detach().numpy(), known.numpy(), strict=True):
+        for channel in range(2):
+            expected = np.interp(coords.numpy(), grid.numpy(), at_points[:, channel])
+            # a convex sum of float32 numbers of size 1
+            np.testing.assert_allclose(values[:, channel], expected, atol=1e-6)
+
+
+def test_a_linear_decoder_of_one_time_is_constant() -> None:
+    decoder = PlainLinear((1,), torch.zeros(1, 1, 1), 2, 3)
+    values = decoder(torch.randn(4, 3), torch.linspace(-1, 1, 5)[None, :, None])
+    assert values.shape == (4, 5, 2)
+    assert torch.equal(values, values[:, :1].expand(-1, 5, -1))
+
+
+def test_a_linear_decoder_needs_a_grid_of_one_or_two_axes() -> None:
+    with pytest.raises(ValueError, match=r"one or two axes, .* \[2, 2, 2\]"):
+        PlainLinear((2, 2, 2), torch.zeros(1, 8, 3), 1, 3)

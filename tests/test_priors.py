@@ -3,10 +3,12 @@
 import pytest
 import torch
 from contracts.prior import PriorContract
+from synthetic import fourier_basis
 from torch import Tensor
 from torch import distributions as d
 
-from neuralfield.latents.priors import Gaussian, Isotropic, Prior
+from neuralfield.latents.kernel_density import CENTRES, KernelDensity
+from neuralfield.latents.priors import Gaussian, Isotropic, Known, Prior
 from neuralfield.types import Latent
 
 
@@ -52,3 +54,88 @@ class TestGaussian(PriorContract):
 
     def test_before_fitting_it_is_the_standard_normal(self, codes: Tensor) -> None:
         torch.testing.assert_close(Gaussian(3).cost(Latent(codes)), Isotropic(3).cost(Latent(codes)))
+
+    def test_it_adopts_the_variances_of_a_linear_model_and_little_beyond(self) -> None:
+        prior, basis = Gaussian(3), fourier_basis(1, 1, 2)
+        prior.adopt(basis)
+        std = basis.variance.sqrt()
+        assert torch.equal(prior.mean, torch.zeros(3))
+        torch.testing.assert_close(prior.factor, torch.diag(torch.cat([std, 0.01 * basis.variance.mean().sqrt()[None]])))
+
+
+class TestKernelDensity(PriorContract):
+    def make(self) -> Prior:
+        return KernelDensity(3)
+
+
+class TestKernelDensityOfOneDirection(PriorContract):
+    def make(self) -> Prior:
+        return KernelDensity(3, leading=1)
+
+
+def moments(prior: KernelDensity) -> tuple[Tensor, Tensor]:
+    """(mean, covariance) of the whole mixture, in float64: that of the centres joined by that of a component."""
+    weights, means = prior.log_weights.double().exp(), prior.means.double()
+    mean = weights @ means
+    apart = means - mean
+    return mean, (apart * weights[:, None]).T @ apart + prior.factor.double() @ prior.factor.double().T
+
+
+def clusters(count: int = 200, dim: int = 3) -> Tensor:
+    """Codes around four points of a cross that is 20 times as large as they are."""
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.zeros(4, dim)
+    centres[0, 0], centres[1, 0], centres[2, 1], centres[3, 1] = 2.0, -2.0, 2.0, -2.0
+    return centres[torch.arange(count) % 4] + 0.1 * torch.randn(count, dim, generator=draw)
+
+
+@pytest.mark.parametrize("leading", [1, 2, 3, 8])
+@pytest.mark.parametrize("cloud", ["normal", "clusters"])
+def test_a_kernel_density_has_the_mean_and_the_covariance_of_what_it_was_fitted_to(leading: int, cloud: str) -> None:
+    codes = clusters() if cloud == "clusters" else torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    spread = torch.tensor([[0.05, 0.01, 0.0], [0.01, 0.02, 0.0], [0.0, 0.0, 0.001]])
+    known = Known(torch.cov(codes.T, correction=0) + spread, spread)
+    mean, covariance = moments(KernelDensity(3, leading).fit(codes, known))
+    # float32 means and factors of numbers of size 4
+    torch.testing.assert_close(mean, codes.double().mean(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(covariance, known.covariance.double(), rtol=1e-4, atol=1e-5)
+    alone, gaussian = KernelDensity(3, leading).fit(codes), Gaussian(3).fit(codes)
+    # without `known`, .3 pseudo-observations join the covariance, but not the centres: 0.3 / 200 of the average variance
+    expected = gaussian.factor.double() @ gaussian.factor.double().T
+    torch.testing.assert_close(moments(alone)[1], expected, rtol=0, atol=0.3 / 200 * float(expected.diagonal().mean()) * 2)
+
+
+def test_more_codes_than_centres_keep_mean_and_covariance_up_to_the_choice_of_centres() -> None:
+    codes = clusters(3 * CENTRES)
+    prior = KernelDensity(3).fit(codes)
+    assert len(prior.means) == CENTRES
+    mean, covariance = moments(prior)
+    torch.testing.assert_close(mean, codes.double().mean(0), rtol=0, atol=0.05)
+    torch.testing.assert_close(covariance, torch.cov(codes.T.double(), correction=0), rtol=0, atol=0.05)
+
+
+def share_of_width(prior: KernelDensity) -> float:
+    """Of the standard deviation of the whole along the first coordinate, what a component has: the bandwidth where it leads."""
+    return float((prior.factor @ prior.factor.T)[0, 0].sqrt()) / float(moments(prior)[1][0, 0].sqrt())
+
+
+def test_codes_in_clusters_get_narrow_components_and_none_between_them() -> None:
+    codes = clusters()
+    prior, gaussian = KernelDensity(3, leading=2).fit(codes), Gaussian(3).fit(codes)
+    assert share_of_width(prior) < 0.5
+    at, between = torch.tensor([[2.0, 0, 0], [0, -2.0, 0]]), torch.zeros(1, 3)
+    assert (prior.cost(Latent(at)) < prior.cost(Latent(between)) - 1).all()  # e times as likely at least
+    assert (gaussian.cost(Latent(at)) > gaussian.cost(Latent(between))).all()  # which cannot know
+    assert prior.cost(Latent(codes)).mean() < gaussian.cost(Latent(codes)).mean() - 1
+
+
+def test_normal_codes_get_components_about_as_wide_as_the_whole() -> None:
+    codes = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    assert share_of_width(KernelDensity(3).fit(codes)) > 0.5
+
+
+def test_one_component_as_wide_as_the_whole_is_the_gaussian_prior() -> None:
+    codes = clusters(2)  # too few to choose a bandwidth by
+    mixture, gaussian = KernelDensity(3).fit(codes), Gaussian(3).fit(codes)
+    z = Latent(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(mixture.cost(z), gaussian.cost(z), rtol=1e-4, atol=1e-4)

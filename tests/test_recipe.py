@@ -9,15 +9,28 @@ from neuralfield.errors import UsageError
 from neuralfield.recipe import Recipe, build, construct, recipe_names, split_settings
 
 SIZE = ["domain.height=8", "domain.width=8", "domain.channels=1"]
+DOMAINS = {"image": SIZE, "function": ["domain.start=0", "domain.end=2", "domain.centre=[1, 5]", "domain.scale=[2, 0.5]"]}
+"""What a domain must know of signals before it can be built."""
+
+
+def sized(name: str, settings: list[str] | None = None) -> Recipe:
+    """A recipe by name, for signals of its domain."""
+    return Recipe.load(name, [*DOMAINS[Recipe.load(name).domain.kind], *(settings or [])])
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_and_its_parts_fit_together(name: str) -> None:
-    model = build(Recipe.load(name, SIZE), 3)
+    model = build(sized(name), 3)
     coords = model.domain.grid()
     assert model.source.codes.shape[0] == 3
     values = model.decoder(model.source.codes, coords)
     assert values.shape == (3, coords.shape[1], model.domain.value_dim)
+
+
+@pytest.mark.parametrize(("name", "missing"), [("image", "height"), ("function", "start")])
+def test_what_a_domain_takes_from_the_signals_is_asked_for_by_name(name: str, missing: str) -> None:
+    with pytest.raises(UsageError, match=f'domain.* of kind "{name}" needs a {missing}; nf.fit takes it from the signals'):
+        build(Recipe.load(name), 3)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -29,7 +42,7 @@ def test_every_recipe_says_what_it_is_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_what_is_written_is_what_is_read(name: str, tmp_path: Path) -> None:
-    recipe = Recipe.load(name, [*SIZE, "decoder.width=24", "training.epochs=7"])
+    recipe = sized(name, ["latents.code_dim=24", "training.epochs=7"])
     path = tmp_path / "recipe.toml"
     path.write_text(recipe.to_toml())
     again = Recipe.load(path)

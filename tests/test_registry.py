@@ -116,7 +116,7 @@ def test_another_packages_parts_are_found_by_their_entry_points() -> None:
     assert registry.resolve("domains", "line") is lines.Line
     assert registry.resolve("decoders", "bumps") is lines.Bumps
     assert registry.resolve("signals", "zigzag") is lines.zigzag
-    assert registry.names("decoders") == ["bumps", "concat", "convolutional", "modulated"]
+    assert registry.names("decoders") == sorted([*registry.BUILT_IN["decoders"], "bumps"])
 
 
 RECIPE = """
@@ -141,8 +141,9 @@ steps = 20
 @pytest.mark.usefixtures("plugin")
 def test_a_model_made_of_another_packages_parts_is_fitted_saved_loaded_and_completed(tmp_path: Path) -> None:
     (tmp_path / "line.toml").write_text(RECIPE)
-    run = nf.fit(recipe=tmp_path / "line.toml", domain="line", epochs=10, out=tmp_path / "run")
-    assert run.facts["scores"]["train"]["rmse"] < 0.6  # the waves' own spread; 0 would be perfect
+    run = nf.fit(recipe=tmp_path / "line.toml", domain="line", epochs=100, out=tmp_path / "run")
+    # the waves' own spread is 0.58, and random heights of bumps begin at up to twice that; after 300 small steps 0.1 to 0.3 is left
+    assert run.facts["scores"]["train"]["rmse"] < 0.4
     again = nf.Run.load(tmp_path / "run")
     coords = again.domain.grid(50)[0]
     assert torch.equal(again.field(again.codes)(coords), run.field(run.codes)(coords))

@@ -29,7 +29,7 @@ LENGTHS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Correlation lengths that are tried, in units of the coordinates."""
 NOISES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0)
 """Noise variances that are tried with each length, as shares of the variance of the process."""
-MEAN_LENGTH = 0.2
+MEAN_LENGTH = 0.8
 """Correlation length of the mean function: means of many signals are smoother than these."""
 SHORTER = (1.0, 0.5, 0.25, 0.125)
 """What the principal functions leave over is rougher than the whole: shares of the best length that are tried for it."""
@@ -40,8 +40,8 @@ CHOOSING = 96
 """Signals that choose, evenly spread, where there are more."""
 DEGENERATE = 1e-8
 """Share of the first variance under which a function is lost in the digits of float32."""
-LOW = 0.03
-"""Share of the process' noise that EM starts with: it raises noise in a few steps, but lowers it in hundreds."""
+ALIKE = 0.01
+"""Nats per value that tell nothing: where a rough process and noise explain sparse curves alike, the smoother one is taken."""
 LEAST_NOISE = 1e-8
 """Of the variance of the values: below it the systems lose their digits, in float64."""
 
@@ -110,7 +110,8 @@ def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, gene
     if len(moments.cross) >= 2 * FOLDS:
         few = moments.rows(torch.linspace(0, len(moments.cross) - 1, min(CHOOSING, len(moments.cross))).long())
         tried = [process.like(start, length * shorter) for shorter in SHORTER]
-        start = max(tried, key=lambda s: _held_out(few, s, trust, process))
+        scores = [_held_out(few, each, trust, process) for each in tried]
+        start = next(each for each, score in zip(tried, scores, strict=True) if score > max(scores) - ALIKE)
         trust = max(TRUSTS, key=lambda t: _held_out(few, start, t, process))
     return _principal(_expect_and_maximise(moments, start, trust, process, STEPS), frequencies, gram, rank, value_dim)
 
@@ -136,9 +137,9 @@ class _Process:
         return torch.linalg.inv(self.scale * self.covariance(MEAN_LENGTH))
 
     def like(self, other: Effects, length: float) -> Effects:
-        """With the variance of another one, and low noise to begin with."""
+        """With the variances of another one."""
         variance = (self.gram * other.covariance).sum()
-        return Effects(other.mean, variance * self.covariance(length), LOW * other.noise)
+        return Effects(other.mean, variance * self.covariance(length), other.noise)
 
 
 def _spread(batches: Callable[[], Iterable[Observations]]) -> list[Observations]:

@@ -128,12 +128,14 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
     """Run the loop for some epochs or seconds: reports, checkpoints, early stopping, Ctrl-C."""
 
     def done(position: Position) -> float:
-        if not epochs or state.facts.get("out_of_patience"):
+        if state.facts.get("out_of_patience"):
             return 1.0
         if seconds is None:
             return position.steps / (epochs * _per_epoch(state))
         return state.spent / seconds if position.steps else 0.0  # however short the budget, one step is made
 
+    if not epochs:  # the first codes are the optimum
+        return
     progress.stage("training")
     arguments = (state.model, state.optimisers, state.schedule, state.batches, state.recipe.training)
     began = last_saved = time.perf_counter()

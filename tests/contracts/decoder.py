@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from synthetic import fourier_basis
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -12,11 +13,15 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
 class DecoderContract:
-    """Give `make`, whose decoders take codes of `code_dim` numbers and give `value_dim` values at `coord_dim` coordinates."""
+    """Give `make`, whose decoders take codes of `code_dim` numbers and give `value_dim` values at `coord_dim` coordinates.
+
+    `adopts` says that they can begin as a linear model of the data.
+    """
 
     coord_dim = 2
     value_dim = 1
     code_dim = 4
+    adopts = False
 
     def make(self) -> Decoder:
         raise NotImplementedError
@@ -109,6 +114,28 @@ class DecoderContract:
         assert not torch.equal(other(z, coords), decoder(z, coords))
         other.load_state_dict(decoder.state_dict())
         assert torch.equal(other(z, coords), decoder(z, coords))
+
+    def test_values_are_affine_in_the_code_where_the_decoder_says_so(self, decoder: Decoder, z: Tensor, coords: Tensor) -> None:
+        if not decoder.linear_in_code:
+            pytest.skip("this decoder does not say that it is linear in the code")
+        zero, third, other = decoder(torch.zeros(1, self.code_dim), coords), decoder(z / 3, coords), decoder(z, coords)
+        torch.testing.assert_close(other - zero, 3 * (third - zero), **CLOSE)
+        both = decoder(z[:1] + z[1:2], coords)
+        torch.testing.assert_close(both - zero, other[:1] + other[1:2] - 2 * zero, **CLOSE)
+
+    def test_it_begins_as_the_linear_model_that_it_adopts_or_is_left_as_it_was(
+        self, decoder: Decoder, z: Tensor, coords: Tensor
+    ) -> None:
+        basis = fourier_basis(self.coord_dim, self.value_dim, rank=self.code_dim - 1)
+        before = {name: value.clone() for name, value in decoder.state_dict().items()}
+        decoder.adopt(basis)
+        if not self.adopts:
+            assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
+            return
+        where = getattr(decoder, "grid", coords)  # a decoder of a grid is that model there, and interpolates between
+        mean, functions = basis.functions(where)
+        expected = mean + torch.einsum("gnvr,br->bnv", functions, z[:, : basis.rank])
+        torch.testing.assert_close(decoder(z, where), expected, **CLOSE)
 
     def test_the_same_values_on_every_device(self, decoder: Decoder, z: Tensor, coords: Tensor, device: torch.device) -> None:
         here = decoder(z, coords)

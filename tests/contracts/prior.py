@@ -4,11 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from synthetic import fourier_basis
 from torch import Tensor
+from torch import distributions as d
 
 import neuralfield.files as files
-from neuralfield.latents.priors import Prior
+from neuralfield.latents.priors import Components, Known, Prior
 from neuralfield.types import Latent
+
+
+def log_density(components: Components, codes: Tensor) -> Tensor:
+    """log p of codes [n, D] under a mixture, by torch's own normal density, in float64."""
+    normal = d.MultivariateNormal(components.means.double(), components.covariance.double())
+    return torch.logsumexp(components.log_weights.double() + normal.log_prob(codes.double()[:, None]), 1)
 
 
 class PriorContract:
@@ -69,6 +77,39 @@ class PriorContract:
         other = self.make()
         files.restore(other, prior.state_dict(), Path("prior.safetensors"))
         assert torch.equal(other.cost(Latent(codes)), prior.cost(Latent(codes)))
+
+    def test_a_mixture_of_gaussians_has_the_cost_of_its_components_or_is_refused(self, prior: Prior, codes: Tensor) -> None:
+        for made in (self.make(), prior):
+            try:
+                components = made.components()
+            except NotImplementedError as error:
+                assert type(made).__name__ in str(error)
+                continue
+            assert components.log_weights.exp().sum().item() == pytest.approx(1, abs=1e-5)
+            expected = -log_density(components, codes[:50])
+            # the same density in float64, of codes whose costs are a few nats
+            torch.testing.assert_close(made.cost(Latent(codes[:50])).double(), expected, rtol=1e-4, atol=1e-4)
+
+    def test_what_is_not_known_of_each_code_is_part_of_what_codes_look_like(self, codes: Tensor) -> None:
+        spread = torch.tensor([[0.3, 0.1, 0.0], [0.1, 0.2, 0.0], [0.0, 0.0, 0.1]])
+        known = Known(torch.cov(codes.T, correction=0) + spread, spread)
+        codes = codes[:1000]
+        wide, narrow = self.make().fit(codes, known), self.make().fit(codes)
+        drawn = [made.sample(50_000, torch.Generator().manual_seed(2)) for made in (wide, narrow)]
+        more = (drawn[0].square().mean() - drawn[1].square().mean()).item()
+        # a trace of .6 over three dimensions; both means of squares of 50,000 samples are known to 0.01
+        assert more == pytest.approx(0.2, abs=0.05)
+        assert wide.cost(Latent(codes)).isfinite().all()
+
+    def test_the_linear_model_of_the_first_codes_is_adopted_or_nothing_is(self) -> None:
+        made, basis = self.make(), fourier_basis(1, 1, 2)
+        before = {name: value.clone() for name, value in made.state_dict().items()}
+        made.adopt(basis)
+        if all(torch.equal(value, before[name]) for name, value in made.state_dict().items()):
+            return
+        codes = torch.randn(5, 3, generator=torch.Generator().manual_seed(3)) * torch.tensor([1.0, 1.0, 0.0])
+        expected = 0.5 * (codes[:, :2].square() / basis.variance).sum(1)
+        torch.testing.assert_close(made.cost(Latent(codes)) - made.cost(Latent(torch.zeros(1, 3))), expected, rtol=1e-4, atol=1e-5)
 
     def test_the_cost_pulls_towards_likely_codes(self, prior: Prior) -> None:
         z = torch.full((1, 3), 5.0, requires_grad=True)
