@@ -31,15 +31,13 @@ def band(samples: Float[Tensor, "S *N"]) -> tuple[Float[Tensor, "*N"], Float[Ten
 
 
 def band_scores(
-    samples: Float[Tensor, "S B N V"], values: Float[Tensor, "B N V"], weight: Float[Tensor, "B N"], units: Float[Tensor, " V"]
+    samples: Float[Tensor, "S B N V"], values: Float[Tensor, "B N V"], weight: Float[Tensor, "B N"]
 ) -> dict[str, Float[Tensor, " B"]]:
-    """`crps` and the mean width of the bands `width90`, in units of `units` for each channel; `coverage90` is the share of values
-    in the bands. All over what is known of each signal.
-    """
+    """`crps`, the mean width of the bands `width90`, and the share of values in them `coverage90`, over what is known of each."""
     lower, upper = band(samples)
     each = {
-        "crps": crps(samples, values) * units,
-        "width90": (upper - lower) * units,
+        "crps": crps(samples, values),
+        "width90": upper - lower,
         "coverage90": ((values >= lower) & (values <= upper)).float(),
     }
     share = weight[..., None] / (weight.sum(1) * values.shape[-1])[:, None, None]

@@ -28,6 +28,7 @@ class Function(Domain):
 
     Inside, coordinates are 2 (t - start) / (end - start) - 1 and values (x - centre) / scale. `times` is the grid that all signals
     share, in the user's units and strictly increasing; None where each has times of its own. `names` are those of the channels.
+    With `log`, `centre` and `scale` are of the values' natural logarithms: for positive values whose errors are relative.
     """
 
     coord_dim = 1
@@ -43,12 +44,13 @@ class Function(Domain):
         scale: list[float],
         times: list[float] | None = None,
         names: list[str] | None = None,
+        log: bool = False,
     ) -> None:
         if not end > start:
             raise NeuralfieldError(f"a function's times must end after they start, got start {start} and end {end}")
         if len(centre) != len(scale) or not all(s > 0 for s in scale):
             raise NeuralfieldError(f"a function needs a centre and a positive scale for each channel, got {centre} and {scale}")
-        self.start, self.end, self.times, self.names = start, end, times, names
+        self.start, self.end, self.times, self.names, self.log = start, end, times, names, log
         self.centre = torch.tensor(centre, dtype=torch.float64)
         self.scale = torch.tensor(scale, dtype=torch.float64)
         self.value_dim = len(scale)
@@ -84,11 +86,13 @@ class Function(Domain):
 
     def normalised(self, values: Any) -> Float[Tensor, "*N V"]:
         """Values as a field gives them, of values in the user's units."""
-        return ((torch.as_tensor(values, dtype=torch.float64) - self.centre) / self.scale).float()
+        values = torch.as_tensor(values, dtype=torch.float64)
+        return (((values.log() if self.log else values) - self.centre) / self.scale).float()
 
     def values_of(self, normalised: Float[Tensor, "*N V"]) -> Float[Tensor, "*N V"]:
         """Values in the user's units, float64."""
-        return normalised.double().cpu() * self.scale + self.centre
+        values = normalised.double().cpu() * self.scale + self.centre
+        return values.exp() if self.log else values
 
     def values_at(self, field: Field, times: Any) -> Float[Tensor, "B N V"]:
         """Values of a field at `times` [N], both in the user's units."""
@@ -111,13 +115,14 @@ class Function(Domain):
         With samples also `crps` and `width90` in the user's units, and `coverage90`. A signal of which nothing is known has no
         score: NaN.
         """
-        truth = truth.to(field.device)
-        squares = (field(truth.coords) - truth.values).square() * truth.weight[..., None]
-        units = self.scale.to(squares.device)
-        in_units = squares.double() * units**2
-        rmse, nrmse = ((errors.sum((1, 2)) / truth.observed).sqrt().float() for errors in (in_units, squares))
-        scores = {"rmse": rmse, "nrmse": nrmse}
-        return scores if samples is None else scores | band_scores(samples, truth.values, truth.weight, units)
+        predicted, truth = field(truth.coords).cpu(), truth.to("cpu")
+        values = self.values_of(truth.values)
+
+        def root_mean_square(errors: Tensor) -> Float[Tensor, " B"]:
+            return ((errors.square() * truth.weight[..., None]).sum((1, 2)) / truth.observed).sqrt().float()
+
+        scores = {"rmse": root_mean_square(self.values_of(predicted) - values), "nrmse": root_mean_square(predicted - truth.values)}
+        return scores if samples is None else scores | band_scores(self.values_of(samples), values, truth.weight)
 
     @torch.no_grad()
     def panels(

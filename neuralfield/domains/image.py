@@ -62,7 +62,7 @@ class Image(Domain):
         if min(self.shape) >= 3 and bool((truth.weight > 0).all()):
             scores["ssim"] = self._ssim(self._unflatten(values), self._unflatten(truth.values))
         if samples is not None:
-            scores |= band_scores(samples, truth.values, truth.weight, torch.ones(self.value_dim, device=samples.device))
+            scores |= band_scores(samples, truth.values, truth.weight)
         return scores
 
     @torch.no_grad()

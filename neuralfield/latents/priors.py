@@ -77,7 +77,10 @@ class Isotropic(Prior):
         return torch.randn(n, self.code_dim, generator=generator) * self.std
 
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
-        variance = codes.square().mean() if known is None else known.covariance.diagonal().mean()
+        # around 0: what the mean is off counts as spread
+        variance = codes.square().mean()
+        if known is not None:
+            variance = codes.mean(0).square().mean() + known.covariance.diagonal().mean()
         self.std = variance.sqrt().clamp(min=1e-6)
         return self
 

@@ -30,6 +30,7 @@ def csv_file(
     time: str | None = None,
     label: str | None = None,
     layout: str | None = None,
+    log: bool = False,
 ) -> Curves:
     """The curves of a table whose cells are separated by commas, semicolons or tabs; an empty cell, NA or NaN is not observed.
 
@@ -40,22 +41,27 @@ def csv_file(
 
     Unless `layout` says which, a column of times (t, time, age ..., or named by `time`) makes a file long; a first row of numbers
     alone is a header of times where they rise, else it is bare. `id` and `label` name other columns for these. A column `split`
-    with train or test in it answers to `split`; without one, all is `train` and `test` alike. Labels may be words.
+    with train or test in it answers to `split`; without one, all is `train` and `test` alike. Labels may be words. With `log`, a
+    model sees the logarithms of the values.
     """
     check_split(split)
     file = Path(path).expanduser()
     try:
-        table = read_table(file)
-        chosen = _layout(table, time, layout)
-        if chosen == "bare":
-            return _bare(table, [("id", id), ("time", time), ("label", label)])
-        if not len(table):
-            raise NeuralfieldError("it has a header, but no rows below it")
-        if chosen == "long":
-            return _long(table, split, id, time, label)
-        return _wide(table, split, id, label)
+        curves = _read(read_table(file), split, id, time, label, layout)
+        return curves.logarithmic() if log else curves
     except NeuralfieldError as error:
         raise type(error)(f"{file}: {error}") from error
+
+
+def _read(table: Table, split: str, id: str | None, time: str | None, label: str | None, layout: str | None) -> Curves:
+    chosen = _layout(table, time, layout)
+    if chosen == "bare":
+        return _bare(table, [("id", id), ("time", time), ("label", label)])
+    if not len(table):
+        raise NeuralfieldError("it has a header, but no rows below it")
+    if chosen == "long":
+        return _long(table, split, id, time, label)
+    return _wide(table, split, id, label)
 
 
 def _layout(table: Table, time: str | None, layout: str | None) -> str:

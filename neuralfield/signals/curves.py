@@ -117,12 +117,30 @@ class Curves(Signals):
                 f"the run was fitted to curves of {channels} channels, but the data have {self.values.shape[2]}; "
                 "give the same ones, in the same order"
             )
-        units = {key: arguments[key] for key in ("start", "end", "centre", "scale")}
+        units = {key: arguments[key] for key in ("start", "end", "centre", "scale")} | {"log": arguments.get("log", False)}
         values, names = self._ordered(arguments.get("names"))
-        if values is self.values and all(self._arguments[key] == value for key, value in units.items()):
+        if values is self.values and all(self._arguments.get(key, False) == value for key, value in units.items()):
             return self
+        if units["log"]:
+            self._refuse_no_logarithm()
         self._warn_beyond(units["start"], units["end"])
         return Curves(self.times, values, self.ids, self.labels, self._arguments | units | {"names": names})
+
+    def logarithmic(self) -> "Curves":
+        """The same curves for a model of their logarithms; all values must be positive. They stay in the user's units."""
+        self._refuse_no_logarithm()
+        known = self.values[self._weight > 0].log().numpy()
+        return Curves(self.times, self.values, self.ids, self.labels, self._arguments | _standard(known) | {"log": True})
+
+    def _refuse_no_logarithm(self) -> None:
+        bad = (self.values <= 0).any(2)  # what was not observed is NaN, which is not
+        if bad.any():
+            i, place = (int(k) for k in bad.nonzero()[0])
+            at = self.times[place] if self.times.ndim == 1 else self.times[i, place]
+            raise NeuralfieldError(
+                f"{int(bad.sum())} values have no logarithm, because they are not positive; the first is "
+                f"{self.values[i, place].min():.10g} in curve {self.ids[i]} at time {at:.10g}; leave out signals.log"
+            )
 
     def facts(self) -> dict[str, Any]:
         """The range of times, how many points a curve has, the channels and the range of each, in the user's units."""

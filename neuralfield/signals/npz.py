@@ -13,13 +13,18 @@ from neuralfield.signals.signals import Signals
 
 
 def npz(
-    path: str, split: str = "train", pad: int = 0, resize: list[int] | int | None = None, channels: int | None = None
+    path: str,
+    split: str = "train",
+    pad: int = 0,
+    resize: list[int] | int | None = None,
+    channels: int | None = None,
+    log: bool = False,
 ) -> Signals:
     """Images or curves.
 
     `images` [n, h, w] or [n, h, w, channels] (uint8 means / 255, floating point as it is) and optionally `labels` [n];
     or times `t` [T] or [n, T], values `x` [n, T] or [n, T, channels] (NaN where not observed) and optionally labels `y` [n], whole
-    numbers or words. `pad`, `resize` and `channels` are for images.
+    numbers or words. `pad`, `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
 
     `images_train`, `labels_train`, `x_test` and so on hold splits; without them all is `train` and `test` alike.
     """
@@ -28,11 +33,14 @@ def npz(
     try:
         with _open(file) as archive:
             if key := _key(archive, "images", split):
+                if log:
+                    raise UsageError("signals.log is for curves, and these are images")
                 return _images(archive, key, split, pad, resize, channels)
             if key := _key(archive, "x", split):
                 if pad or resize is not None or channels is not None:
                     raise UsageError("signals.pad, resize and channels are for images, and these are curves")
-                return _curves(archive, key, split)
+                curves = _curves(archive, key, split)
+                return curves.logarithmic() if log else curves
             wanted = f"images or images_{split} (for curves: t and x or x_{split})"
             raise NeuralfieldError(f"there is no array {wanted}; there are: {', '.join(archive.files) or 'none'}")
     except NeuralfieldError as error:

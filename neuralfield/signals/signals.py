@@ -117,6 +117,9 @@ def build(kind: str, settings: dict[str, Any]) -> Signals:
     needed = [name for name, p in inspect.signature(maker).parameters.items() if p.default is p.empty and name not in given]
     if needed:
         raise UsageError(f'data source "{kind}" needs a {needed[0]}, as in {kind}:{needed[0].upper()}')
+    for name, p in inspect.signature(maker).parameters.items():
+        if p.annotation is bool and not isinstance(given.get(name, False), bool):
+            raise UsageError(f"signals.{name} must be true or false, got {given[name]}")
     signals: Signals = maker(**{key: value for key, value in given.items() if key in takes})
     if limit is not None and limit < 1:
         raise UsageError(f"a limit must be at least 1 signal, got {limit}")
