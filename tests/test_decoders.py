@@ -153,6 +153,7 @@ class TestLinearOnAnUnevenLine(DecoderContract):
 
 class TestLinearOnPixels(DecoderContract):
     adopts = True
+
     def make(self) -> Decoder:
         return PlainLinear((5, 7), pixel_centres(5, 7), 1, 4)
 

@@ -10,6 +10,7 @@ from synthetic import Linear, images
 
 import neuralfield as nf
 from neuralfield.inference.adam import Adam
+from neuralfield.inference.linear import Linear as LinearSolver
 from neuralfield.inference.solver import Solver, frozen
 from neuralfield.inference.starts import Mean, Nearest, Spectral
 from neuralfield.latents.source import FixedCodes
@@ -28,6 +29,11 @@ class TestAdam(SolverContract):
         settled = self.make().solve(objective, decoder, observations, start)
         again = Adam(steps=7, rate=rate).solve(objective, decoder, observations, settled.latent)
         assert (again.loss.total <= settled.loss.total + 1e-6).all()
+
+
+class TestLinear(SolverContract):
+    def make(self) -> Solver:
+        return LinearSolver()
 
 
 class TestMean(StartContract):

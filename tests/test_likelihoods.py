@@ -11,6 +11,7 @@ from neuralfield.likelihoods import Bernoulli, Gaussian, Likelihood
 
 class TestGaussian(LikelihoodContract):
     least_squares = True
+    knows_quantiles = True
 
     @pytest.fixture
     def likelihood(self) -> Likelihood:
@@ -21,6 +22,12 @@ class TestGaussian(LikelihoodContract):
         expected = -d.Normal(predicted.double(), std).log_prob(values.double()).sum(-1)
         torch.testing.assert_close(Gaussian(std).nll(predicted, values).double(), expected, rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize(("noise", "std"), [(0.25, 0.5), (4.0, 2.0), (0.0, 1e-4), (1e-12, 1e-4)])
+    def test_where_asked_it_learns_the_noise_of_the_data_down_to_a_least_one(self, noise: float, std: float) -> None:
+        likelihood = Gaussian(0.3, noise="learned")
+        likelihood.learn(noise)
+        assert likelihood.state_dict()["std"].item() == pytest.approx(std)
+
     @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
     def test_a_spread_that_is_not_positive_is_refused(self, std: float) -> None:
         with pytest.raises(ValueError, match=f"likelihood.std must be positive, got {std}"):
@@ -29,6 +36,7 @@ class TestGaussian(LikelihoodContract):
 
 class TestBernoulli(LikelihoodContract):
     least_squares = False
+    knows_quantiles = False
 
     @pytest.fixture
     def likelihood(self) -> Likelihood:

@@ -36,9 +36,9 @@ def command(run_path: Path, signals: tuple[str, ...], codes: Path | None, resolu
     from neuralfield.run import Run
 
     run = Run.load(run_path)
-    chosen = choose_codes(run, signals, codes)
+    ids, chosen = choose_codes(run, signals, codes)
     began = time.perf_counter()
-    evaluations = write_decoded(run, chosen, resolution, out)
+    evaluations = write_decoded(run, ids, chosen, resolution, out)
     seconds = time.perf_counter() - began
     options.say(f"{out}  {len(chosen)} signals, {evaluations} points, {seconds:.2f} s")
     facts = {"run": str(run_path), "out": str(out), "resolution": resolution, "evaluations": evaluations, "seconds": seconds}

@@ -1,7 +1,5 @@
 """What `nf infer` writes: codes, completed values, scores, and one picture."""
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import neuralfield.files as files
 from neuralfield.completion import Completion, draw, views
 from neuralfield.domains.ensembles import band
 from neuralfield.domains.pictures import sheet
+from neuralfield.export.tables import write_table
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
@@ -41,7 +40,8 @@ def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visi
     arrays = {"coords": coords, "values": values} | bands
     files.write_npz(folder / "completions.npz", ids=ids, **{name: array.numpy() for name, array in arrays.items()})
     if run.domain.coord_dim == 1:
-        _write_table(folder / "completions.csv", run, signals.ids, coords, {"": values, **{f"_{k}": v for k, v in bands.items()}})
+        ends = {f"_{name}": band for name, band in bands.items()}
+        write_table(folder / "completions.csv", run.domain, signals.ids, coords, {"": values, **ends})
     each = {f"{side}_{name}": v.numpy() for side, scores in completion.scores.items() for name, v in scores.items()}
     files.write_npz(folder / "scores.npz", ids=ids, **each)
     files.write_json(folder / "metrics.json", completion.means())
@@ -68,21 +68,6 @@ def _bands(run: Run, completion: Completion, grid: Float[Tensor, "1 N C"]) -> di
 
     both = _by_batches(run, ends, len(completion.estimate.latent))
     return {name: run.domain.in_units(grid[0], both[..., end])[1] for end, name in enumerate(("lower", "upper"))}
-
-
-def _write_table(path: Path, run: Run, ids: list[str], coords: Tensor, values: dict[str, Tensor]) -> None:
-    """One row for each signal and point: id, coordinate, and of every value the mean and the ends of its band."""
-    axes, names = run.domain.columns
-    head = ["id", *axes, *(f"{name}{end}" for name in names for end in values)]
-    columns = torch.stack(list(values.values()), -1).flatten(2)  # [n, N, V x ends]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(head)
-    for name, rows in zip(ids, columns.tolist(), strict=True):
-        table.writerows(
-            [name, *(f"{t:.10g}" for t in at), *(f"{x:.7g}" for x in row)] for at, row in zip(coords.tolist(), rows, strict=True)
-        )
-    files.write_bytes(path, text.getvalue().encode())
 
 
 def _panels(run: Run, signals: Signals, visibility: Visibility, completion: Completion) -> dict[str, np.ndarray]:

@@ -112,3 +112,87 @@ class DomainContract:
             assert domain.axis(f"-{name}") == (number, 1)
         with pytest.raises(Exception, match="sideways"):
             domain.axis("sideways")
+
+    # bands
+
+    @pytest.fixture
+    def samples(self, domain: Domain, truth: Observations) -> torch.Tensor:
+        """50 draws around every value of the truth [S, B, N, V]."""
+        return truth.values + 0.5 * torch.randn(50, *truth.values.shape, generator=torch.Generator().manual_seed(4))
+
+    def test_samples_add_scores_and_change_none(self, domain: Domain, truth: Observations, samples: torch.Tensor) -> None:
+        plain, banded = domain.score(exact(truth), truth), domain.score(exact(truth), truth, samples)
+        assert all(torch.equal(banded[name], values) for name, values in plain.items())
+        assert set(banded) - set(plain) in (set(), {"crps", "width90", "coverage90"})
+        for values in banded.values():
+            assert values.shape == (3,)
+            assert values.isfinite().all()
+        if "coverage90" in banded:
+            assert (banded["crps"] > 0).all()
+            assert (banded["width90"] > 0).all()
+            assert ((banded["coverage90"] >= 0) & (banded["coverage90"] <= 1)).all()
+
+    def test_what_is_hidden_has_no_influence_on_scores_of_bands(
+        self, domain: Domain, truth: Observations, samples: torch.Tensor
+    ) -> None:
+        seen = torch.rand(truth.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+        seen[:, 0] = True
+        some = truth.split(seen)[0]
+        plain = domain.score(exact(truth), some, samples)
+        wild = torch.where(seen[..., None], samples, torch.tensor(1e9))
+        assert all(torch.equal(values, plain[name]) for name, values in domain.score(exact(truth), some, wild).items())
+
+    def test_a_signal_of_which_nothing_is_known_has_no_score_of_its_band(
+        self, domain: Domain, truth: Observations, samples: torch.Tensor
+    ) -> None:
+        blind = truth.split(torch.tensor([True, False, True])[:, None].expand(truth.weight.shape))[0]
+        for values in domain.score(exact(truth), blind, samples).values():
+            assert values.isfinite().tolist() == [True, False, True]
+
+    # in the user's units
+
+    def test_columns_name_every_coordinate_and_every_value_once(self, domain: Domain) -> None:
+        axes, names = domain.columns
+        assert len(axes) == domain.coord_dim
+        assert len(names) == domain.value_dim
+        assert len({*axes, *names}) == domain.coord_dim + domain.value_dim
+
+    def test_units_are_affine_and_rise_along_every_axis(self, domain: Domain, truth: Observations) -> None:
+        coords, values = domain.in_units(truth.coords[0], truth.values)
+        assert coords.shape == truth.coords[0].shape
+        assert values.shape == truth.values.shape
+        for outside, inside in ((coords, truth.coords[0]), (values, truth.values)):
+            flat, given = outside.double().reshape(-1, outside.shape[-1]), inside.double().reshape(-1, inside.shape[-1])
+            for column in range(flat.shape[1]):
+                slope, offset = np.polyfit(given[:, column].numpy(), flat[:, column].numpy(), 1)
+                assert slope > 0
+                # coordinates and values inside are float32
+                error = (flat[:, column] - slope * given[:, column] - offset).abs().max() / flat[:, column].abs().max()
+                assert error < 1e-6
+
+    # completions, looked at
+
+    @pytest.mark.parametrize("banded", [False, True])
+    def test_completed_signals_are_shown_in_rows_of_pictures_of_one_size(
+        self, domain: Domain, truth: Observations, banded: bool
+    ) -> None:
+        seen = torch.arange(truth.weight.shape[1]).expand(truth.weight.shape) % 2 == 0
+        field = constant(domain, torch.tensor([0.1, 0.5, 0.9]))
+        draws = 0.3 * torch.randn(20, 3, domain.grid().shape[1], domain.value_dim, generator=torch.Generator().manual_seed(0))
+        samples = field(domain.grid()) + draws if banded else None
+        rows = domain.panels(*truth.split(seen), field, samples)
+        pictures = list(rows.values())
+        assert len({page.shape[1:] for page in pictures}) == 1
+        assert all(page.dtype == np.uint8 and page.shape[-1] == 3 for page in pictures)
+        assert sum(map(len, pictures)) >= 3
+        other = constant(domain, torch.tensor([0.9, 0.1, 0.5]))
+        changed = list(domain.panels(*truth.split(seen), other, samples).values())
+        assert any(not np.array_equal(a, b) for a, b in zip(pictures, changed, strict=True))
+
+    def test_what_was_hidden_is_shown_where_it_is_known(self, domain: Domain, truth: Observations) -> None:
+        seen = torch.arange(truth.weight.shape[1]).expand(truth.weight.shape) % 2 == 0
+        observed, hidden = truth.split(seen)
+        nothing = hidden.split(torch.zeros_like(seen))[0]
+        field = constant(domain, torch.tensor([0.1, 0.5, 0.9]))
+        known, unknown = (list(domain.panels(observed, other, field).values()) for other in (hidden, nothing))
+        assert len(known) != len(unknown) or any(not np.array_equal(a, b) for a, b in zip(known, unknown, strict=True))

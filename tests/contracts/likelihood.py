@@ -8,9 +8,10 @@ from neuralfield.likelihoods import Likelihood
 
 
 class LikelihoodContract:
-    """Give `likelihood`, `predicted` and `values` [3, 5, 2], and whether it is a sum of squares (`least_squares`)."""
+    """Give `likelihood`, and whether it is a sum of squares (`least_squares`) and knows its quantiles."""
 
     least_squares: bool
+    knows_quantiles: bool
 
     @pytest.fixture
     def likelihood(self) -> Likelihood:
@@ -56,3 +57,38 @@ class LikelihoodContract:
         assert residual.shape == values.shape
         constant = likelihood.nll(predicted, values) - residual.square().sum(-1) / 2
         torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant), rtol=1e-5, atol=1e-4)
+
+    @pytest.mark.parametrize("level", [0.05, 0.3, 0.5, 0.95])
+    def test_a_share_of_the_density_of_the_nll_lies_below_a_quantile_or_it_is_refused(
+        self, likelihood: Likelihood, predicted: Tensor, level: float
+    ) -> None:
+        predicted, levels = predicted.double(), torch.full((3, 1, 1), level, dtype=torch.float64)
+        if not self.knows_quantiles:
+            with pytest.raises(NotImplementedError, match=type(likelihood).__name__):
+                likelihood.quantile(predicted, levels)
+            return
+        quantile = likelihood.double().quantile(predicted, levels)
+        assert quantile.shape == predicted.shape
+        step = 0.001
+        below = quantile[:, :, :1, None] - step * (torch.arange(20_000) + 0.5)  # the first channel alone
+        for b, n in ((0, 0), (2, 4)):
+            values = below[b, n, 0][None, :, None]
+            density = (-likelihood.nll(predicted[b, n, 0].expand_as(values), values)).exp()
+            # midpoints of steps a hundredth of the spread and less, over all that is not zero
+            assert float(density.sum()) * step == pytest.approx(level, abs=1e-4)
+
+    def test_quantiles_rise_with_their_level_and_many_are_taken_at_once(self, likelihood: Likelihood, predicted: Tensor) -> None:
+        if not self.knows_quantiles:
+            pytest.skip("this likelihood knows no quantiles")
+        levels = torch.tensor([0.1, 0.5, 0.8])[:, None, None, None].expand(3, 3, 1, 1)
+        quantiles = likelihood.quantile(predicted.expand(3, *predicted.shape), levels)
+        assert (quantiles.diff(dim=0) > 0).all()
+        for level, quantile in zip(levels, quantiles, strict=True):
+            assert torch.equal(likelihood.quantile(predicted, level), quantile)
+
+    def test_a_noise_that_was_found_changes_nothing_where_nobody_asked(
+        self, likelihood: Likelihood, predicted: Tensor, values: Tensor
+    ) -> None:
+        before = likelihood.nll(predicted, values)
+        likelihood.learn(0.7)
+        assert torch.equal(likelihood.nll(predicted, values), before)

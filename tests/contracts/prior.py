@@ -20,7 +20,9 @@ def log_density(components: Components, codes: Tensor) -> Tensor:
 
 
 class PriorContract:
-    """Give `make`: a prior of codes of 3 numbers, not fitted yet."""
+    """Give `make`: a prior of codes of 3 numbers, not fitted yet. `is_mixture` says that it is one of Gaussians."""
+
+    is_mixture = True
 
     def make(self) -> Prior:
         raise NotImplementedError
@@ -44,7 +46,7 @@ class PriorContract:
     def test_a_cost_is_the_logarithm_of_a_density(self, prior: Prior) -> None:
         # the integral of exp(-cost) is 1: importance sampling from N(0, 2^2 I), whose weights vary little here
         reference = torch.distributions.Normal(0.0, 2.0)
-        z = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(1)) * 2
+        z = torch.randn(30_000, 3, generator=torch.Generator().manual_seed(1)) * 2
         ratio = (-prior.cost(Latent(z)) - reference.log_prob(z).sum(1)).exp()
         error = ratio.std() / len(z) ** 0.5
         assert abs(ratio.mean() - 1) < 4 * error  # four standard errors, of a fixed draw
@@ -80,11 +82,11 @@ class PriorContract:
 
     def test_a_mixture_of_gaussians_has_the_cost_of_its_components_or_is_refused(self, prior: Prior, codes: Tensor) -> None:
         for made in (self.make(), prior):
-            try:
-                components = made.components()
-            except NotImplementedError as error:
-                assert type(made).__name__ in str(error)
+            if not self.is_mixture:
+                with pytest.raises(NotImplementedError, match=type(made).__name__):
+                    made.components()
                 continue
+            components = made.components()
             assert components.log_weights.exp().sum().item() == pytest.approx(1, abs=1e-5)
             expected = -log_density(components, codes[:50])
             # the same density in float64, of codes whose costs are a few nats

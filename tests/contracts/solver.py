@@ -11,9 +11,11 @@ from neuralfield.latents.source import FixedCodes
 from neuralfield.likelihoods import Gaussian
 from neuralfield.measurements import Points
 from neuralfield.objective import MAP, Objective
-from neuralfield.types import Latent, Observations
+from neuralfield.types import Estimate, Latent, Observations
 
 CODE_DIM, POINTS = 3, 12
+SETTLED = ("converged", "exact")
+"""What a solver says of an answer that no further work would change."""
 
 
 class SolverContract:
@@ -162,4 +164,55 @@ class SolverContract:
         far = Latent(torch.full((5, CODE_DIM), 1e5))
         estimate = self.make().solve(objective, decoder, observations, far)
         for settled, reason in zip(estimate.converged.tolist(), estimate.reasons, strict=True):
-            assert settled == (reason == "converged")
+            assert settled == (reason in SETTLED)
+
+    # what more is known of the codes
+
+    def test_it_gives_a_posterior_where_it_says_so(
+        self, solver: Solver, objective: Objective, decoder: Linear, observations: Observations, start: Latent
+    ) -> None:
+        estimate = solver.solve(objective, decoder, observations, start)
+        assert (estimate.posterior is not None) == solver.gives_posterior
+
+    @pytest.fixture
+    def estimate(
+        self, solver: Solver, objective: Objective, decoder: Linear, observations: Observations, start: Latent
+    ) -> Estimate:
+        if not solver.gives_posterior:
+            pytest.skip("this solver gives no posterior")
+        return solver.solve(objective, decoder, observations, start)
+
+    def test_samples_of_a_posterior_repeat_with_their_generator(self, estimate: Estimate) -> None:
+        def drawn(seed: int) -> Tensor:
+            samples: Tensor = estimate.posterior.sample(7, torch.Generator().manual_seed(seed))
+            return samples
+
+        first, state = drawn(0), torch.get_rng_state()
+        assert first.shape == (7, 5, CODE_DIM)
+        assert torch.equal(drawn(0), first)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not torch.equal(drawn(1), first)
+
+    def test_samples_of_a_posterior_lie_around_the_estimate(self, estimate: Estimate) -> None:
+        samples = estimate.posterior.sample(20_000, torch.Generator().manual_seed(0))
+        error = samples.std(0) / 20_000**0.5
+        assert ((samples.mean(0) - estimate.latent.mean).abs() < 5 * error).all()  # five standard errors of a fixed draw
+
+    def test_a_posterior_of_some_signals_is_theirs(self, estimate: Estimate) -> None:
+        posterior = estimate.posterior
+        assert len(posterior) == 5
+        some = posterior.rows(torch.tensor([3, 1]))
+        whole, part = posterior.covariance(), some.covariance()
+        assert torch.equal(part, whole[[3, 1]])
+        joined = type(posterior).joined([posterior.rows(slice(0, 2)), posterior.rows(slice(2, 5))]).cpu()
+        again, first = (each.sample(3, torch.Generator().manual_seed(0)) for each in (joined, posterior))
+        assert torch.equal(again, first)
+
+    def test_less_seen_is_less_known(
+        self, solver: Solver, objective: Objective, decoder: Linear, observations: Observations, start: Latent, estimate: Estimate
+    ) -> None:
+        less = observations.split(torch.arange(POINTS).expand(5, -1) < POINTS // 2)[0]
+        wider = solver.solve(objective, decoder, less, start).posterior.covariance() - estimate.posterior.covariance()
+        # what is added is a covariance too, up to float32
+        assert torch.linalg.eigvalsh(wider).min() > -1e-6
+        assert wider.diagonal(dim1=1, dim2=2).sum() > 0
