@@ -9,9 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+LEAST_STD = 1e-4
+"""Least noise that is learned, in standard deviations of the values: less drowns in the rounding of float32 decoders."""
+
 
 class Likelihood(nn.Module, ABC):
-    """p(value | predicted), independent over points and value dimensions. What it learns is kept in buffers."""
+    """p(value | predicted), independent over points and value dimensions."""
 
     @abstractmethod
     def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
@@ -29,14 +32,15 @@ class Likelihood(nn.Module, ABC):
         """What a share `level` of observed values lies below, for kinds that know it; the others refuse."""
         raise NotImplementedError(f"{type(self).__name__} gives no quantiles")
 
-    def learn(self, noise: float) -> None:
-        """Take the noise variance that a linear model of the data has found; most likelihoods stay as they are."""
+    def learn(self, noise: float) -> dict[str, float]:
+        """Take the noise variance that a linear model of the data has found; returns the constructor arguments that it changed."""
+        return {}
 
 
 class Gaussian(Likelihood):
     """Normal with a standard deviation `std`, in the units of the values.
 
-    With `noise` "learned", spectral codes replace it by what their linear model leaves over (at least 1e-4).
+    With `noise` "learned", spectral codes replace it by what their linear model leaves over.
     """
 
     std: Tensor
@@ -46,7 +50,7 @@ class Gaussian(Likelihood):
         if not std > 0:
             raise ValueError(f"likelihood.std must be positive, got {std}")
         self.noise = noise
-        self.register_buffer("std", torch.tensor(float(std)))
+        self.register_buffer("std", torch.tensor(float(std)), persistent=False)  # the recipe says it
 
     def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
         constant = values.shape[-1] * (self.std.log() + 0.5 * math.log(2 * math.pi))
@@ -61,9 +65,11 @@ class Gaussian(Likelihood):
     def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
         return predicted + self.std * torch.special.ndtri(level)
 
-    def learn(self, noise: float) -> None:
-        if self.noise == "learned":
-            self.std.fill_(max(math.sqrt(noise), 1e-4))
+    def learn(self, noise: float) -> dict[str, float]:
+        if self.noise == "fixed":
+            return {}
+        self.std.fill_(max(math.sqrt(noise), LEAST_STD))
+        return {"std": float(self.std)}
 
 
 class Bernoulli(Likelihood):

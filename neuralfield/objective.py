@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.latents.basis import SpectralBasis
 from neuralfield.latents.priors import Prior
 from neuralfield.latents.source import LatentSource
 from neuralfield.likelihoods import Likelihood
@@ -19,11 +18,6 @@ class Objective(nn.Module, ABC):
 
     likelihood: Likelihood
     prior: Prior
-
-    def adopt(self, basis: SpectralBasis) -> None:
-        """Begin as the linear model whose coefficients the first codes are, where the parts ask for it."""
-        self.prior.adopt(basis)
-        self.likelihood.learn(float(basis.noise))
 
     @abstractmethod
     def forward(

@@ -164,7 +164,7 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
 
     What inference will need is checked here too, so that a wrong name ends a fit before its first step and not after its last.
     """
-    construct("inference", recipe.inference.kind, recipe.inference.arguments)
+    solver = construct("inference", recipe.inference.kind, recipe.inference.arguments)
     resolve("starts", recipe.inference.start)
     if recipe.inference.prior != TRAINING_PRIOR:
         resolve("priors", recipe.inference.prior)
@@ -181,7 +181,9 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
             "likelihood": _make("likelihood", recipe.likelihood or Part(kind=domain.likelihood), context),
             "prior": _make("prior", recipe.prior, context),
         }
-        return Model(domain, source, decoder, _make("objective", recipe.objective, parts))
+        objective: Objective = _make("objective", recipe.objective, parts)
+        solver.check(objective, decoder)
+        return Model(domain, source, decoder, objective)
 
 
 def construct(table: str, kind: str, arguments: dict[str, Any]) -> Any:

@@ -40,6 +40,7 @@ class Run:
         self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, list(ids), labels, facts
         self.domain, self.decoder = model.domain, model.decoder
         self.start, self.prior = construct_start(self), construct_prior(self)
+        self.known: Known | None = None
         self.path: Path | None = None
 
     def __repr__(self) -> str:
@@ -68,17 +69,21 @@ class Run:
         field = self.model.objective.field(latent.to(self.device), self.decoder)
         return replace(field, coord_dim=self.domain.coord_dim)
 
-    def prepare(self, signals: Signals, generator: torch.Generator) -> None:
-        """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior."""
+    def prepare(self, signals: Signals, generator: torch.Generator, settled: bool = False) -> None:
+        """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior.
+
+        `settled` says that the fit's own prior describes the codes: they are still those of the linear model that it has adopted.
+        """
         self._freeze()
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
+        self.known = self._known(signals, settled)
         if self.recipe.inference.prior != TRAINING_PRIOR:
-            self.prior.fit(self.codes.cpu(), self._known(signals))
+            self.prior.fit(self.codes.cpu(), self.known)
         self.to(self.device)
 
-    def _known(self, signals: Signals) -> Known | None:
-        """What the objective of the fit knows of the codes beyond their values, where the solver gives posteriors."""
+    def _known(self, signals: Signals, settled: bool) -> Known | None:
+        """What is known of the codes beyond their values, where the solver gives posteriors."""
         solver = self.solver()
         if not solver.gives_posterior:
             return None
@@ -88,7 +93,10 @@ class Run:
             batch = signals.batch(rows).to(self.device)
             estimate = solver.solve(self.model.objective, self.decoder, batch, Latent(self.codes[rows.to(self.device)]))
             total += estimate.posterior.covariance().cpu().sum(0)
-        return Known(self.model.objective.prior.components().covariance.cpu(), total / len(index))
+        spread = total / len(index)
+        if settled:
+            return Known(self.model.objective.prior.components().covariance.cpu(), spread)
+        return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread.shape) + spread, spread)
 
     def infer(self, observations: Observations | Signals, solver: Solver | None = None) -> Estimate:
         """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU."""
@@ -149,7 +157,8 @@ class Run:
         files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
         learned = nn.ModuleDict({"start": self.start, "prior": self.prior, "objective": self.model.objective})
-        files.write_tensors(folder / "inference.safetensors", learned.state_dict(), kinds)
+        known = {} if self.known is None else {"known.covariance": self.known.covariance, "known.spread": self.known.spread}
+        files.write_tensors(folder / "inference.safetensors", learned.state_dict() | known, kinds)
         files.write_json(folder / "metrics.json", self.facts)
         write_recipe(folder, self.recipe, finished=True, facts=self.facts)
         self.path = folder
@@ -181,12 +190,14 @@ class Run:
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
         files.restore(self.model.objective, _part_of(tensors, "objective"), file)
+        known = _part_of(tensors, "known")
+        self.known = Known(**known) if known else None
         for name, part in (("start", self.start), ("prior", self.prior)):
             if kinds.get(name) == getattr(self.recipe.inference, name):
                 files.restore(part, _part_of(tensors, name), file)
             elif isinstance(part, Prior):
                 if part is not self.model.objective.prior:
-                    part.fit(self.codes)
+                    part.fit(self.codes, self.known)
             elif part.state_dict():
                 raise UsageError(
                     f'start "{self.recipe.inference.start}" is learned in a fit; {file} holds "{kinds.get(name, "none")}" instead'

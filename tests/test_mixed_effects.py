@@ -15,7 +15,7 @@ import neuralfield as nf
 from neuralfield.latents import mixed_effects as me
 from neuralfield.latents.bank import Bank
 from neuralfield.latents.basis import SpectralBasis, fourier
-from neuralfield.latents.mixed_effects import Effects, Moments, mixed_effects
+from neuralfield.latents.mixed_effects import Effects, Features, Moments, Process, mixed_effects
 from neuralfield.types import Observations
 
 NOISE = 0.05
@@ -98,7 +98,7 @@ def test_the_likelihood_and_the_posterior_are_those_of_the_dense_normal_distribu
 ) -> None:
     effects, frequencies = model
     observed = signals(**SCENES[scene] | {"count": 6, "channels": 2})  # type: ignore[arg-type]
-    moments = me._moments([observed.rows(slice(0, 4)), observed.rows(slice(4, 6))], frequencies)
+    moments = Features(frequencies, 2).moments([observed.rows(slice(0, 4)), observed.rows(slice(4, 6))])
     likelihood, (means, spreads) = effects.log_likelihood(moments), effects.posterior(moments)
     for i in range(6):
         coords, x = seen_of(observed, i)
@@ -120,7 +120,7 @@ def test_a_signal_of_which_nothing_was_seen_has_the_likelihood_1_and_the_prior_a
     effects, frequencies = model
     observed = signals(3, 5, channels=2, own=True)
     blind = observed.split(torch.zeros(3, 5, dtype=torch.bool))[0]
-    moments = me._moments([blind], frequencies)
+    moments = Features(frequencies, 2).moments([blind])
     means, spreads = effects.posterior(moments)
     assert effects.log_likelihood(moments).abs().max() < 1e-8
     torch.testing.assert_close(means, effects.mean.expand(3, -1), rtol=1e-8, atol=1e-8)
@@ -130,10 +130,10 @@ def test_a_signal_of_which_nothing_was_seen_has_the_likelihood_1_and_the_prior_a
 @pytest.mark.parametrize("scene", ["whole curves", "curves at times of their own"])
 def test_expectation_and_maximisation_never_lower_the_likelihood(scene: str) -> None:
     observed = signals(**SCENES[scene])  # type: ignore[arg-type]
-    frequencies, power = me._frequencies([observed], 1, 1, torch.Generator())
-    moments = me._moments([observed], frequencies)
+    features = Features.of([observed], torch.Generator())
+    moments = features.moments([observed])
     gram = moments.square.sum(0) * (len(moments.cross) / len(moments.square)) / moments.count.sum()
-    process = me._Process(power(1), gram, moments.energy.sum() / moments.count.sum())
+    process = Process(features, gram, moments.energy.sum() / moments.count.sum())
     start = Effects(torch.zeros(len(gram), dtype=torch.float64), process.covariance(0.2), torch.tensor(0.1, dtype=torch.float64))
 
     def objective(model: Effects) -> float:
@@ -343,6 +343,6 @@ def test_few_and_odd_curves_are_fitted_by_the_default_recipe_and_read_back(name:
 def test_a_moment_of_equal_points_is_held_once() -> None:
     observed = signals(50, 10)
     frequencies = torch.tensor([[0.5, 1.0]], dtype=torch.float64)
-    moments: Moments = me._moments([observed.rows(slice(0, 20)), observed.rows(slice(20, 50))], frequencies)
+    moments: Moments = Features(frequencies, 1).moments([observed.rows(slice(0, 20)), observed.rows(slice(20, 50))])
     assert len(moments.square) == 1
-    assert len(me._moments([signals(50, 10, seen=0.5)], frequencies).square) == 50
+    assert len(Features(frequencies, 1).moments([signals(50, 10, seen=0.5)]).square) == 50

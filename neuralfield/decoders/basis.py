@@ -66,10 +66,10 @@ class Basis(Decoder):
         return mean + einsum(conditioning, functions, "b r, b n r v -> b n v")
 
     @torch.no_grad()
-    def adopt(self, basis: SpectralBasis) -> None:
+    def adopt(self, basis: SpectralBasis) -> bool:
         """Where both are linear in Fourier features. Frequencies that the model does not need keep a weight of 0."""
         if len(self.trunk) or not basis.frequencies.numel():
-            return
+            return False
         needed, room = basis.frequencies.shape[1], self.features.frequencies.shape[1]
         count = self.coefficients.weight.shape[0]
         if needed > room or basis.rank > count:
@@ -86,3 +86,4 @@ class Basis(Decoder):
         self.functions.weight[:, first : first + needed] = sines.T
         self.functions.weight[:, first + room : first + room + needed] = cosines.T
         nn.init.eye_(self.coefficients.weight)
+        return True

@@ -23,8 +23,9 @@ class Decoder(nn.Module, ABC):
     linear_in_code: bool = False
     """Whether values are affine in the code, so that a code's posterior is known in closed form."""
 
-    def adopt(self, basis: SpectralBasis) -> None:
-        """Begin as the linear model whose coefficients the first codes are; by default a decoder begins with random weights."""
+    def adopt(self, basis: SpectralBasis) -> bool:
+        """Begin as the linear model whose coefficients the first codes are, and say so; most decoders begin with random weights."""
+        return False
 
     @abstractmethod
     def condition(self, z: Float[Tensor, "B D"]) -> Conditioning:

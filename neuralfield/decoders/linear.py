@@ -41,8 +41,9 @@ class Linear(Decoder):
         return read_line(conditioning, self.grid[0, :, 0].contiguous(), coords)
 
     @torch.no_grad()
-    def adopt(self, basis: SpectralBasis) -> None:
+    def adopt(self, basis: SpectralBasis) -> bool:
         mean, functions = basis.functions(self.grid)
         self.values.bias.copy_(mean.flatten())
         self.values.weight.zero_()
         self.values.weight[:, : basis.rank] = functions.flatten(0, 2)
+        return True

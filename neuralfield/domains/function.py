@@ -1,5 +1,6 @@
 """Functions of one variable: curves x(t) with one or more channels, on [-1, 1] and in units of their standard deviation."""
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,8 @@ HEIGHT, WIDTH = 96, 144  # pixels of a picture
 SHOWN = 3.0  # standard deviations on either side of the mean: every picture has this range, so that curves can be compared
 RESOLUTION = 128
 """Samples of a curve where signals share no grid."""
+DIGITS = 7
+"""Digits of a time, relative to their range: those of a float32 coordinate."""
 PANELS = 4
 """Panels in a row of completed curves."""
 
@@ -81,8 +84,12 @@ class Function(Domain):
         return (2 * ((times - self.start) / (self.end - self.start)) - 1).float()[..., None]
 
     def times_of(self, coords: Float[Tensor, "*N 1"]) -> Float[Tensor, "*N"]:
-        """Times in the user's units, float64."""
-        return self.start + (coords[..., 0].double().cpu() + 1) / 2 * (self.end - self.start)
+        """Times in the user's units, float64: those of the own grid exactly, others to the seven digits that coordinates have."""
+        if self.times is not None and coords.shape[-2:] == (len(self.times), 1) and torch.equal(coords.cpu(), self.grid()[0]):
+            return torch.tensor(self.times, dtype=torch.float64)
+        length = self.end - self.start
+        times = self.start + (coords[..., 0].double().cpu() + 1) / 2 * length
+        return times.round(decimals=DIGITS - math.ceil(math.log10(length)))
 
     def normalised(self, values: Any) -> Float[Tensor, "*N V"]:
         """Values as a field gives them, of values in the user's units."""

@@ -34,6 +34,9 @@ class Linear(Solver):
 
     gives_posterior: ClassVar[bool] = True
 
+    def check(self, objective: Objective, decoder: Decoder) -> None:
+        _refuse_others(objective, decoder)
+
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
         noise, components = _refuse_others(objective, decoder)
         log_weights, centres, covariance = (

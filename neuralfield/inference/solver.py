@@ -21,6 +21,10 @@ class Solver(ABC):
     gives_posterior: ClassVar[bool] = False
     """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 
+    def check(self, objective: Objective, decoder: Decoder) -> None:
+        """Refuse in one line a model that it cannot solve, before anything is trained; most solvers take any."""
+        return None
+
     @abstractmethod
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
         """The best codes found from `start`, with what they cost and whether they had settled."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +24,8 @@ PERIOD = 3.0
 """Of the features over a line, in units of the coordinates: half as much again as [-1, 1], so that its ends stay apart."""
 HARMONICS = (24, 64)
 """Least and most frequencies. Between them: half the points of a typical signal, which its finest details need."""
+DRAWN = 0.5
+"""Correlation length of the process that frequencies are drawn for in more dimensions than one."""
 LENGTHS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Correlation lengths that are tried, in units of the coordinates."""
 NOISES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0)
@@ -92,41 +93,79 @@ class Effects:
         return -0.5 * (quadratic + logarithm + left.count * (2 * math.pi * self.noise).log())
 
 
-def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, generator: torch.Generator) -> SpectralBasis:
-    """The `rank` principal functions of signals seen anywhere, with the variance of each and that of the noise."""
-    some = _spread(batches)
-    coord_dim, value_dim = some[0].coords.shape[-1], some[0].values.shape[-1]
-    frequencies, power = _frequencies(some, coord_dim, value_dim, generator)
-    moments = _moments(some, frequencies)
-    moments = moments.rows(torch.nonzero(moments.count)[:, 0])
-    whole = moments.square.sum(0) * (len(moments.cross) / len(moments.square))
-    scale = (moments.energy.sum() / moments.count.sum()).clamp(min=1e-12)
-    gram = whole / moments.count.sum() * value_dim
-    process = _Process(power(value_dim), gram, scale * value_dim)
-    # the mean is what all signals together say of one function, each of them as far off as the values are large
-    mean = torch.linalg.solve(whole / scale + process.smoothness, moments.cross.sum(0) / scale)
-    length, start = _stationary(moments, mean, process)
-    trust = TRUSTS[0]
-    if len(moments.cross) >= 2 * FOLDS:
-        few = moments.rows(torch.linspace(0, len(moments.cross) - 1, min(CHOOSING, len(moments.cross))).long())
-        tried = [process.like(start, length * shorter) for shorter in SHORTER]
-        scores = [_held_out(few, each, trust, process) for each in tried]
-        start = next(each for each, score in zip(tried, scores, strict=True) if score > max(scores) - ALIKE)
-        trust = max(TRUSTS, key=lambda t: _held_out(few, start, t, process))
-    return _principal(_expect_and_maximise(moments, start, trust, process, STEPS), frequencies, gram, rank, value_dim)
+@dataclass(frozen=True)
+class Features:
+    """Fourier features of `frequencies` [C, H] in cycles per unit, F = (1 + 2 H) V with one of each for every channel.
+
+    On a line they are the harmonics of one period; in more dimensions they are drawn at random (Rahimi and Recht 2007).
+    """
+
+    frequencies: Float[Tensor, "C H"]
+    value_dim: int
+
+    @classmethod
+    def of(cls, some: list[Observations], generator: torch.Generator) -> Self:
+        """As many as the points of a typical signal need."""
+        known = torch.cat([(batch.weight > 0).sum(1) for batch in some]).double()
+        coord_dim, value_dim = some[0].coords.shape[-1], some[0].values.shape[-1]
+        least, most = HARMONICS
+        count = min(most, max(least, int(known.median()) // 2), max(1, 4 * most // value_dim))
+        if coord_dim == 1:
+            return cls(torch.arange(1, count + 1, dtype=torch.float64)[None] / PERIOD, value_dim)
+        # those of a Matern 5/2 process of length DRAWN have Student's distribution with 5 degrees of freedom
+        normal = torch.randn(coord_dim, count, generator=generator, dtype=torch.float64)
+        spread = torch.randn(5, count, generator=generator, dtype=torch.float64).square().mean(0).sqrt()
+        return cls(normal / spread / (2 * math.pi * DRAWN), value_dim)
+
+    def power(self, length: float) -> Float[Tensor, " F"]:
+        """Variance of every feature in a Matern 5/2 process of a correlation length, up to a factor."""
+        density = self._density(length)
+        if len(self.frequencies) > 1:  # they were drawn from a density of their own
+            density = density / self._density(DRAWN)
+        return torch.cat([density.max()[None], density, density]).repeat_interleave(self.value_dim)
+
+    def _density(self, length: float) -> Float[Tensor, " H"]:
+        angular = 2 * math.pi * self.frequencies.norm(dim=0)
+        return (1 + (length * angular).square() / 5) ** -(2.5 + 0.5 * len(self.frequencies))
+
+    def moments(self, some: list[Observations]) -> Moments:
+        """Those of all signals."""
+        parts = [self._moments(batch) for batch in some]
+        squares = torch.cat([part.square for part in parts])
+        if all(len(part.square) == 1 for part in parts) and bool((squares == squares[:1]).all()):
+            squares = squares[:1]
+        else:
+            squares = torch.cat([part.square.expand(len(part.cross), -1, -1) for part in parts])
+        return Moments(squares, *(torch.cat([getattr(part, name) for part in parts]) for name in ("cross", "energy", "count")))
+
+    def _moments(self, batch: Observations) -> Moments:
+        coords, values, weight = batch.coords.double(), batch.values.double(), batch.weight.double()
+        shared = fourier(coords[:1], self.frequencies)[0]
+        alike = len(coords) == 1 and bool((weight == weight[:1]).all())
+        square: list[Tensor] = []
+        cross: list[Tensor] = []
+        for b, (x, w) in enumerate(zip(values, weight, strict=True)):  # all at once would not fit where curves are long
+            phi = shared if len(coords) == 1 else fourier(coords[b : b + 1], self.frequencies)[0]
+            weighted = (phi * w[:, None]).T
+            cross.append(weighted @ x)
+            if not (alike and square):
+                square.append(weighted @ phi)
+        energy = (values.square() * weight[..., None]).sum((1, 2))
+        squares = torch.kron(torch.stack(square), torch.eye(self.value_dim, dtype=values.dtype)[None])
+        return Moments(squares, torch.stack(cross).flatten(1), energy, weight.sum(1) * self.value_dim)
 
 
 @dataclass(frozen=True)
-class _Process:
+class Process:
     """A stationary process of variance 1 over the points of the data, for every correlation length."""
 
-    power: Callable[[float], Tensor]
+    features: Features
     gram: Float[Tensor, "F F"]
     scale: Float[Tensor, ""]
 
     def covariance(self, length: float) -> Float[Tensor, "F F"]:
         """Of the coefficients."""
-        variance = self.power(length)
+        variance = self.features.power(length)
         return torch.diag((variance / (self.gram.diagonal() * variance).sum()).clamp(min=1e-12))
 
     @property
@@ -142,6 +181,29 @@ class _Process:
         return Effects(other.mean, variance * self.covariance(length), other.noise)
 
 
+def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, generator: torch.Generator) -> SpectralBasis:
+    """The `rank` principal functions of signals seen anywhere, with the variance of each and that of the noise."""
+    some = _spread(batches)
+    features = Features.of(some, generator)
+    moments = features.moments(some)
+    moments = moments.rows(torch.nonzero(moments.count)[:, 0])  # without signals of which nothing is known
+    whole = moments.square.sum(0) * (len(moments.cross) / len(moments.square))
+    scale = (moments.energy.sum() / moments.count.sum()).clamp(min=1e-12)
+    gram = whole / moments.count.sum() * features.value_dim
+    process = Process(features, gram, scale * features.value_dim)
+    # the mean is what all signals together say of one function, each of them as far off as the values are large
+    mean = torch.linalg.solve(whole / scale + process.smoothness, moments.cross.sum(0) / scale)
+    length, start = _stationary(moments, mean, process)
+    trust = TRUSTS[0]
+    if len(moments.cross) >= 2 * FOLDS:
+        few = moments.rows(torch.linspace(0, len(moments.cross) - 1, min(CHOOSING, len(moments.cross))).long())
+        tried = [process.like(start, length * shorter) for shorter in SHORTER]
+        scores = [_held_out(few, each, trust, process) for each in tried]
+        start = next(each for each, score in zip(tried, scores, strict=True) if score > max(scores) - ALIKE)
+        trust = max(TRUSTS, key=lambda t: _held_out(few, start, t, process))
+    return _principal(_expect_and_maximise(moments, start, trust, process, STEPS), features, gram, rank)
+
+
 def _spread(batches: Callable[[], Iterable[Observations]]) -> list[Observations]:
     """At most SIGNALS of the signals, evenly spread over all."""
     total = sum(len(batch) for batch in batches())
@@ -155,59 +217,7 @@ def _spread(batches: Callable[[], Iterable[Observations]]) -> list[Observations]
     return found
 
 
-def _frequencies(
-    some: list[Observations], coord_dim: int, value_dim: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "C H"], Callable[[int], Callable[[float], Float[Tensor, " F"]]]]:
-    """Frequencies in cycles per unit, and the Matern process' variance of every feature as a function of its length.
-
-    On a line they are the harmonics of one period; in more dimensions they are drawn at random (Rahimi and Recht 2007).
-    """
-    known = torch.cat([(batch.weight > 0).sum(1) for batch in some]).double()
-    least, most = HARMONICS
-    count = min(most, max(least, int(known.median()) // 2), 4 * most // value_dim)
-    if coord_dim == 1:
-        frequencies = torch.arange(1, count + 1, dtype=torch.float64)[None] / PERIOD
-    else:  # Matern 5/2 frequencies of length .5 are Student's with 5 degrees of freedom
-        normal = torch.randn(coord_dim, count, generator=generator, dtype=torch.float64)
-        frequencies = normal / torch.randn(5, count, generator=generator, dtype=torch.float64).square().mean(0).sqrt() / math.pi
-
-    def power(value_dim: int) -> Callable[[float], Float[Tensor, " F"]]:
-        def of_length(length: float) -> Float[Tensor, " F"]:
-            angular = 2 * math.pi * frequencies.norm(dim=0)
-            density = (1 + (length * angular).square() / 5) ** -(2.5 + 0.5 * coord_dim)
-            if coord_dim > 1:  # what was drawn from a density of its own is weighted by the ratio of the two
-                density = density / (1 + (0.5 * angular).square() / 5) ** -(2.5 + 0.5 * coord_dim)
-            every = torch.cat([density.max()[None], density, density])
-            return every.repeat_interleave(value_dim)
-
-        return of_length
-
-    return frequencies, power
-
-
-def _moments(some: list[Observations], frequencies: Float[Tensor, "C H"]) -> Moments:
-    parts = [_moments_of(batch, frequencies) for batch in some]
-    squares = torch.cat([part.square for part in parts])
-    if all(len(part.square) == 1 for part in parts) and bool((squares == squares[:1]).all()):
-        squares = squares[:1]
-    else:
-        squares = torch.cat([part.square.expand(len(part.cross), -1, -1) for part in parts])
-    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("cross", "energy", "count"))
-    return Moments(squares, *joined)
-
-
-def _moments_of(batch: Observations, frequencies: Float[Tensor, "C H"]) -> Moments:
-    phi, values, weight = fourier(batch.coords.double(), frequencies), batch.values.double(), batch.weight.double()
-    alike = len(phi) == 1 and bool((weight == weight[:1]).all())
-    each = weight[:1] if alike else weight
-    square = einsum(phi.expand(len(each), -1, -1) * each[..., None], phi.expand(len(each), -1, -1), "b n f, b n g -> b f g")
-    cross = einsum(phi.expand(len(values), -1, -1), values * weight[..., None], "b n f, b n v -> b f v")
-    energy = (values.square() * weight[..., None]).sum((1, 2))
-    channels = torch.eye(values.shape[-1], dtype=square.dtype)
-    return Moments(torch.kron(square, channels[None]), rearrange(cross, "b f v -> b (f v)"), energy, weight.sum(1) * len(channels))
-
-
-def _stationary(moments: Moments, mean: Float[Tensor, " F"], process: _Process) -> tuple[float, Effects]:
+def _stationary(moments: Moments, mean: Float[Tensor, " F"], process: Process) -> tuple[float, Effects]:
     """(length, process) of greatest likelihood around a mean, of a few dozen signals."""
     some = moments.rows(torch.linspace(0, len(moments.cross) - 1, min(32, len(moments.cross))).long()).centred(mean)
     tried = []
@@ -227,7 +237,7 @@ def _profiled(model: Effects, moments: Moments) -> tuple[float, Tensor]:
     return float(determinant - 0.5 * count * (1 + amplitude.log())), amplitude
 
 
-def _expect_and_maximise(moments: Moments, start: Effects, trust: float, process: _Process, steps: int) -> Effects:
+def _expect_and_maximise(moments: Moments, start: Effects, trust: float, process: Process, steps: int) -> Effects:
     """EM from the stationary process, whose shape counts for `trust` signals with the variance that the signals have."""
     model, count = start, len(moments.cross)
     shape = start.covariance / (process.gram * start.covariance).sum()
@@ -248,7 +258,7 @@ def _expect_and_maximise(moments: Moments, start: Effects, trust: float, process
     return model
 
 
-def _held_out(moments: Moments, start: Effects, trust: float, process: _Process) -> float:
+def _held_out(moments: Moments, start: Effects, trust: float, process: Process) -> float:
     """Log likelihood per value of held-out signals. The median over them: one odd curve must not choose for all."""
     fold = torch.arange(len(moments.cross)) % FOLDS
     found = []
@@ -259,20 +269,18 @@ def _held_out(moments: Moments, start: Effects, trust: float, process: _Process)
     return float(torch.cat(found).median())
 
 
-def _principal(
-    model: Effects, frequencies: Float[Tensor, "C H"], gram: Float[Tensor, "F F"], rank: int, value_dim: int
-) -> SpectralBasis:
+def _principal(model: Effects, features: Features, gram: Float[Tensor, "F F"], rank: int) -> SpectralBasis:
     """Functions that are orthonormal over the points of the data, by falling variance; what is cut off joins the noise."""
     factor = torch.linalg.cholesky(gram + 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype))
     values, vectors = torch.linalg.eigh(factor.T @ model.covariance @ factor)
     order = values.argsort(descending=True)[:rank]
     order = order[values[order] > DEGENERATE * values.max()]
     basis = SpectralBasis()
-    basis.frequencies, basis.channels = frequencies.float(), torch.tensor(value_dim)
+    basis.frequencies, basis.channels = features.frequencies.float(), torch.tensor(features.value_dim)
     basis.mean = model.mean.float()
     # the inverse of the factor times the vectors, by way of the covariance: the features are nearly dependent, and it is smooth
     basis.components = (model.covariance @ factor @ vectors[:, order] / values[order]).float()
     basis.variance = values[order].float()
-    cut = (values.clamp(min=0).sum() - values[order].sum()) / value_dim
+    cut = (values.clamp(min=0).sum() - values[order].sum()) / features.value_dim
     basis.noise = (model.noise + cut).float()
     return basis

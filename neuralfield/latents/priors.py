@@ -26,7 +26,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Known:
-    """Of the codes of a bank: their `covariance` as the fit's own prior has it, and their average posterior covariance `spread`.
+    """Of the codes of a bank: their `covariance`, and `spread`, the average of their posterior covariances.
 
     What is not known of each code is missing from the scatter of the codes, but is part of their covariance.
     """
@@ -50,8 +50,9 @@ class Prior(nn.Module, ABC):
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
         """Learn from the codes of a fitted bank what codes look like, and from what else is `known` of them."""
 
-    def adopt(self, basis: SpectralBasis) -> None:
-        """Begin as the linear model whose coefficients the first codes are; most priors stay as they are."""
+    def adopt(self, basis: SpectralBasis) -> bool:
+        """Begin as that of the linear model whose coefficients the first codes are, and say so; most priors stay as they are."""
+        return False
 
     def components(self) -> Components:
         """The prior as a mixture of Gaussians, for kinds that are one; the others refuse."""
@@ -113,12 +114,13 @@ class Gaussian(Prior):
         self.factor = factor.to(codes.dtype).contiguous()  # the layout that it has when it is loaded: sums run in the same order
         return self
 
-    def adopt(self, basis: SpectralBasis) -> None:
+    def adopt(self, basis: SpectralBasis) -> bool:
         """N(0, variance); dimensions of the code beyond the basis keep a hundredth of its mean standard deviation."""
         self.mean = torch.zeros_like(self.mean)
         std = torch.full_like(self.mean, 0.01 * float(basis.variance.mean().sqrt()))
         std[: basis.rank] = basis.variance.sqrt()
         self.factor = torch.diag(std)
+        return True
 
     def components(self) -> Components:
         return Components(torch.zeros_like(self.mean[:1]), self.mean[None], self.factor @ self.factor.T)

@@ -17,8 +17,8 @@ from neuralfield.types import Observations
 
 DENSE = 0.5
 """Above this share of observed points, averaged over curves, all times of a set are one grid that its curves share."""
-BEYOND = 1e-9
-"""Of the range of times; less is rounding."""
+BEYOND = 0.01
+"""Of the range of times: so far a model of random times serves as well as at its ends."""
 
 
 class Curves(Signals):
@@ -179,7 +179,7 @@ class Curves(Signals):
         if len(observed) and (observed.min() < start - slack or observed.max() > end + slack):
             warnings.warn(
                 f"times of the data reach from {observed.min():.10g} to {observed.max():.10g}, but the run was fitted to times "
-                f"from {start:.10g} to {end:.10g}: values outside are extrapolated",
+                f"from {start:.10g} to {end:.10g}: values outside are extrapolated, and soon mean nothing",
                 NeuralfieldWarning,
                 stacklevel=3,
             )

@@ -78,7 +78,7 @@ def fit(
     state = _open(chosen, signals, choose_device(device), seed, folder, began)
     epochs = _epochs(state) if epochs is None else epochs
     if not (resume and state.restore()):
-        _initialise(state)
+        _initialise(state, epochs)
     if folder is not None:
         if not resume:
             asked.clear(folder)
@@ -106,12 +106,19 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
 
 
-def _initialise(state: Session) -> None:
+def _initialise(state: Session, epochs: int) -> None:
     """First codes; where a linear model gave them, the other parts may begin with it too."""
-    basis = state.model.source.initialise(lambda: state.signals.batches(1024), generator(state.seed, INITIALISING))
+    model = state.model
+    basis = model.source.initialise(lambda: state.signals.batches(1024), generator(state.seed, INITIALISING))
+    begun = basis is not None and model.decoder.adopt(basis)
+    if not epochs and not begun:
+        raise UsageError(
+            f'training.steps is 0, but a decoder of kind "{state.recipe.decoder.kind}" with these settings has to be trained; '
+            "say --set training.steps=780"
+        )
     if basis is not None:
-        state.model.decoder.adopt(basis)
-        state.model.objective.adopt(basis)
+        state.settled = model.objective.prior.adopt(basis) and begun
+        state.resolve("likelihood", model.objective.likelihood.learn(float(basis.noise)))
 
 
 def _epochs(state: Session) -> int:
@@ -175,7 +182,7 @@ def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
     """Prepare inference, score, and write what there is to look at."""
     progress.stage("preparing inference")
     run = Run(state.recipe, state.model, state.signals.ids, state.signals.labels, {})
-    run.prepare(state.signals, generator(state.seed, PREPARING))
+    run.prepare(state.signals, generator(state.seed, PREPARING), state.settled and not state.position.steps)
     run.facts = {
         "signals": len(state.signals),
         "epochs": state.position.epoch,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from neuralfield.inference.solver import Solver
-from neuralfield.recipe import Model, Recipe, construct
+from neuralfield.recipe import Model, Part, Recipe, construct
 from neuralfield.signals.signals import Signals
 from neuralfield.training import checkpoint
 from neuralfield.training.batches import Batches
@@ -31,6 +31,8 @@ class Session:
     seed: int
     folder: Path | None
     began: float
+    settled: bool = False
+    """Whether prior and decoder began as the linear model that the first codes come from."""
     position: Position = field(default_factory=Position)
     facts: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -46,6 +48,12 @@ class Session:
         counted = {"steps": steps} if "steps" in inference.arguments else {}
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **counted})
         return solver
+
+    def resolve(self, table: str, arguments: dict[str, Any]) -> None:
+        """Write into the recipe what a part has learned of its own arguments."""
+        part = getattr(self.recipe, table)
+        changed = Part(kind=part.kind, **{**part.arguments, **arguments})
+        self.recipe = self.recipe.model_copy(update={table: changed})
 
     def save(self) -> None:
         """A checkpoint, where there is a folder."""
