@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook("neuralfield", "shapes.checked")  # before anything imports a module of the package
 pytest.register_assert_rewrite("contracts")
 
-from synthetic import TINY, images, write_npz  # noqa: E402
+from synthetic import TINY, images, waves, write_npz  # noqa: E402
 
 import neuralfield as nf  # noqa: E402
 
@@ -42,6 +42,14 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, source: str) -> Path:
     """A run folder fitted to `source`. Shared by all tests: never write into it, ask for `run_folder` instead."""
     folder = tmp_path_factory.mktemp("runs") / "fitted"
     nf.fit(source, recipe="image", settings=TINY, epochs=3, out=folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fitted_curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for 40 curves at times of their own, by the default recipe of functions. Never write into it either."""
+    folder = tmp_path_factory.mktemp("runs") / "curves"
+    nf.fit(waves(40), recipe="function", settings=["latents.code_dim=12"], out=folder, device="cpu")
     return folder
 
 

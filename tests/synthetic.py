@@ -55,6 +55,20 @@ def write_npz(path: Path) -> Path:
     return path
 
 
+def waves(count: int = 24, points: int = 20, channels: int = 1, own: bool = True, seed: int = 0, noise: float = 0.05) -> nf.Curves:
+    """Smooth curves over [10, 30], sums of three sines with normal coefficients: seen at 3 `own` times or more, or on one grid."""
+    draw = np.random.default_rng(seed)
+    curves = []
+    for i in range(count):
+        length = points - (i * 7) % max(1, points - 3) if own else points
+        t = np.sort(draw.uniform(10, 30, length)) if own else np.linspace(10, 30, points)
+        functions = np.stack([np.sin(t / 4), np.cos(t / 3), np.sin(t / 7)], 1)
+        x = 50 + 8 * functions @ draw.standard_normal((3, channels)) + 8 * noise * draw.standard_normal((length, channels))
+        curves.append((t, x))
+    names = [f"channel-{v}" for v in range(channels)] if channels > 1 else None
+    return nf.Curves.from_list(curves, [f"wave-{i}" for i in range(count)], np.arange(count) % 3, names, over=(10.0, 30.0))
+
+
 def fourier_basis(coord_dim: int, value_dim: int, rank: int, frequencies: int = 3) -> SpectralBasis:
     """A linear model made up at random, whose functions are sums of a few Fourier features of slow frequencies."""
     draw = torch.Generator().manual_seed(7)

@@ -168,7 +168,7 @@ def test_decode_prints_what_the_contract_lists_and_writes_at_any_resolution(
         np.testing.assert_allclose(np.load(out, allow_pickle=False), values, atol=1e-5)
     elif ending == ".csv":
         table = np.genfromtxt(out, delimiter=",", names=True)
-        assert table.dtype.names == ("signal", "x", "y", "value0")
+        assert table.dtype.names == ("id", "x", "y", "value0")
         np.testing.assert_allclose(table["value0"], values.reshape(-1), atol=1e-5)
     else:
         picture = np.asarray(Image.open(out).convert("RGB"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from contracts.solver import SolverContract
 from contracts.start import StartContract
-from synthetic import Linear, images
+from synthetic import Linear, images, waves
 
 import neuralfield as nf
 from neuralfield.inference.adam import Adam
@@ -45,6 +45,30 @@ class TestNearest(StartContract):
 
 
 class TestSpectral(StartContract):
+    kind = "spectral"
+
+
+class OfCurves:
+    """The same starts for curves at times of their own, with a decoder linear in the code."""
+
+    @pytest.fixture
+    def run(self, fitted_curves: Path) -> nf.Run:
+        return nf.Run.load(fitted_curves)
+
+    @pytest.fixture
+    def images(self) -> nf.Signals:
+        return waves(40)
+
+
+class TestMeanOfCurves(OfCurves, StartContract):
+    kind = "mean"
+
+
+class TestNearestOfCurves(OfCurves, StartContract):
+    kind = "nearest"
+
+
+class TestSpectralOfCurves(OfCurves, StartContract):
     kind = "spectral"
 
 

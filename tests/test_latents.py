@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.latent_source import LatentSourceContract
-from synthetic import images
+from synthetic import images, waves
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,6 +41,18 @@ class TestSpectralBank(LatentSourceContract):
     @pytest.fixture
     def source(self) -> LatentSource:
         return prepared("spectral")
+
+
+class TestSpectralBankOfCurves(LatentSourceContract):
+    @pytest.fixture
+    def observations(self) -> Observations:
+        return waves(24).batch(torch.tensor([4, 0, 2, 1, 3]))
+
+    @pytest.fixture
+    def source(self) -> LatentSource:
+        bank = Bank(24, 4)
+        bank.initialise(lambda: waves(24).batches(10), torch.Generator().manual_seed(0))
+        return bank
 
 
 class TestFixedCodes(LatentSourceContract):

@@ -26,7 +26,7 @@ class TestGaussian(LikelihoodContract):
     def test_where_asked_it_learns_the_noise_of_the_data_down_to_a_least_one(self, noise: float, std: float) -> None:
         likelihood = Gaussian(0.3, noise="learned")
         likelihood.learn(noise)
-        assert likelihood.state_dict()["std"].item() == pytest.approx(std)
+        assert likelihood.std.item() == pytest.approx(std)
 
     @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
     def test_a_spread_that_is_not_positive_is_refused(self, std: float) -> None:

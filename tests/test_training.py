@@ -42,6 +42,14 @@ class TestAlternating(ScheduleContract):
         return Alternating(latent_epochs=2, decoder_epochs=1, rounds=14)
 
 
+class TestJointOnFunctions(TestJoint):
+    domain = "function"
+
+
+class TestAlternatingOnFunctions(TestAlternating):
+    domain = "function"
+
+
 class Watching(Progress):
     """Keeps what it is told; after `stop` reports it presses Ctrl-C."""
 

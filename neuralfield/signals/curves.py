@@ -124,7 +124,10 @@ class Curves(Signals):
         if units["log"]:
             self._refuse_no_logarithm()
         self._warn_beyond(units["start"], units["end"])
-        return Curves(self.times, values, self.ids, self.labels, self._arguments | units | {"names": names})
+        if not units["log"]:  # the domain's default
+            del units["log"]
+        arguments = {key: value for key, value in self._arguments.items() if key != "log"} | units | {"names": names}
+        return Curves(self.times, values, self.ids, self.labels, arguments)
 
     def logarithmic(self) -> "Curves":
         """The same curves for a model of their logarithms; all values must be positive. They stay in the user's units."""

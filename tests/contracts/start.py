@@ -14,19 +14,19 @@ from neuralfield.types import Observations
 
 
 class StartContract:
-    """Give `kind`, the start's name in the registry."""
+    """Give `kind`, the start's name in the registry; `run` and `images` may be those of another domain."""
 
     kind: str
 
     @pytest.fixture
-    def start(self, run: nf.Run, images: nf.Images) -> Start:
+    def start(self, run: nf.Run, images: nf.Signals) -> Start:
         start: Start = resolve("starts", self.kind)(run.codes)
         start.fit(lambda: images.batches(10), torch.Generator().manual_seed(0))
         return start
 
     @pytest.fixture
-    def observations(self, images: nf.Images) -> Observations:
-        """Five images of which each has lost another half of its pixels."""
+    def observations(self, images: nf.Signals) -> Observations:
+        """Five signals of which each has lost another half of its points."""
         batch = images.batch(torch.arange(5))
         return batch.split(torch.rand(batch.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5)[0]
 
@@ -39,7 +39,7 @@ class StartContract:
         assert z.shape == (5, run.codes.shape[1])
         assert z.isfinite().all()
 
-    def test_a_signal_has_the_same_start_alone_and_in_a_batch(self, start: Start, run: nf.Run, images: nf.Images) -> None:
+    def test_a_signal_has_the_same_start_alone_and_in_a_batch(self, start: Start, run: nf.Run, images: nf.Signals) -> None:
         batch = images.batch(torch.arange(5))
         alone = torch.cat([self.codes(start, run, batch.rows(slice(i, i + 1))) for i in range(5)])
         # linear systems of the same float32 numbers, solved together or one by one
@@ -55,7 +55,7 @@ class StartContract:
     @pytest.mark.parametrize("level", [0.0, 1.0, 1e6])
     @pytest.mark.parametrize("seen", [1, 64])
     def test_constant_and_huge_signals_and_single_points_have_finite_codes(
-        self, start: Start, run: nf.Run, images: nf.Images, level: float, seen: int
+        self, start: Start, run: nf.Run, images: nf.Signals, level: float, seen: int
     ) -> None:
         whole = images.batch(torch.arange(3))
         weight = torch.zeros_like(whole.weight)
@@ -67,8 +67,8 @@ class StartContract:
         draw = torch.Generator().manual_seed(2)
         scattered = Observations(
             torch.arange(3),
-            torch.rand(3, 9, 2, generator=draw) * 2 - 1,
-            torch.rand(3, 9, 1, generator=draw),
+            torch.rand(3, 9, run.domain.coord_dim, generator=draw) * 2 - 1,
+            torch.rand(3, 9, run.domain.value_dim, generator=draw),
             torch.ones(3, 9),
         )
         assert self.codes(start, run, scattered).shape == (3, run.codes.shape[1])
@@ -82,7 +82,7 @@ class StartContract:
     def test_evaluations_per_observed_point_are_the_work_that_was_done(
         self, start: Start, run: nf.Run, observations: Observations, shared: bool
     ) -> None:
-        coords = observations.coords if shared else observations.coords.repeat(5, 1, 1)
+        coords = observations.coords if shared else observations.coords.expand(5, -1, -1).contiguous()
         batch = Observations(observations.index, coords, observations.values, observations.weight)
         counting = Counting(run.decoder)
         start(batch, counting, run.model.objective)
