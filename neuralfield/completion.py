@@ -15,6 +15,8 @@ from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Estimate, Observations
 
+DRAWN_AT_ONCE = 2**23
+"""Values that are drawn and sorted at once: 64 MiB in float64, of which their scores need several copies."""
 DRAWING = 1005  # the seed's second number; masks draw from others
 
 
@@ -57,10 +59,13 @@ def complete(
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver)
-        drawn = draw(run, estimate, observed.index, observed.coords, samples, seed) if samples else None
-        field = run.field(estimate.latent)
         sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
-        collected.append({side: run.domain.score(field, part.to(run.device), drawn) for side, part in sides.items()})
+        each = max(1, DRAWN_AT_ONCE // (max(1, samples) * observed.values[0].numel()))
+        for rows in torch.arange(len(observed)).split(each):
+            part = {side: view.rows(rows) for side, view in sides.items()}
+            drawn = draw(run, estimate, rows, part["observed"], samples, seed) if samples else None
+            field = run.field(estimate.latent.mean[rows])
+            collected.append({side: run.domain.score(field, view.to(run.device), drawn) for side, view in part.items()})
         estimates.append(estimate)
         progress(sum(len(e.latent) for e in estimates) / len(signals))
     return Completion(concatenate(estimates), _joined(collected), samples, seed)
@@ -68,24 +73,26 @@ def complete(
 
 @torch.no_grad()
 def draw(
-    run: Run, estimate: Estimate, index: Int[Tensor, " B"], coords: Float[Tensor, "G N C"], count: int, seed: int = 0
+    run: Run, estimate: Estimate, rows: Int[Tensor, " B"], places: Observations, count: int, seed: int = 0
 ) -> Float[Tensor, "S B N V"]:
-    """Values of completed signals at points, as they might be observed: codes from the posterior, then the noise, `count` times.
+    """Values at `places` of some rows of an estimate, as they might be seen: codes from the posterior, then noise, `count` times.
 
     In one draw the noise has the same quantile at every point: each point's values are distributed as they should be, and bands
     are as smooth as the fields. What is drawn for a signal depends on the seed and its number in the set alone.
     """
     codes, levels = [], []
-    for b, number in enumerate(index.tolist()):
+    for row, number in zip(rows.tolist(), places.index.tolist(), strict=True):
         random = generator(seed, DRAWING, number)
-        codes.append(estimate.posterior.rows(slice(b, b + 1)).sample(count, random))
+        codes.append(estimate.posterior.rows(slice(row, row + 1)).sample(count, random))
         levels.append((torch.randperm(count, generator=random) + 0.5) / count)
-    values = torch.stack([run.field(z)(coords) for z in torch.cat(codes, 1)])
+    values = torch.stack([run.field(z)(places.coords) for z in torch.cat(codes, 1)])
     return run.model.objective.likelihood.quantile(values, torch.stack(levels, 1)[..., None, None].to(values))
 
 
 def _samples(run: Run, solver: Solver, samples: int | None) -> int:
     """How many to draw; where nobody asks for any, only a solver that gives posteriors draws them."""
+    if samples == 1:
+        raise UsageError("one sample makes no band; ask for 2 or more, or for 0")
     if samples and not solver.gives_posterior:
         raise UsageError(
             f"solver {type(solver).__name__} gives one answer and no posterior to draw samples from; leave out the samples, "

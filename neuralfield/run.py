@@ -26,8 +26,8 @@ from neuralfield.types import Estimate, Field, Latent, Loss, Observations
 
 SPREAD_OVER = 256
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
-FORMAT = 1
-"""Version of the run folder. A newer one is refused by name."""
+FORMAT = 2
+"""Version of the run folder. Others are refused by name."""
 
 
 class Run:
@@ -156,7 +156,9 @@ class Run:
         labels = {} if self.labels is None else {"labels": self.labels}
         files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
-        learned = nn.ModuleDict({"start": self.start, "prior": self.prior, "objective": self.model.objective})
+        learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective})
+        if self.prior is not self.model.objective.prior:
+            learned["prior"] = self.prior
         known = {} if self.known is None else {"known.covariance": self.known.covariance, "known.spread": self.known.spread}
         files.write_tensors(folder / "inference.safetensors", learned.state_dict() | known, kinds)
         files.write_json(folder / "metrics.json", self.facts)
@@ -193,11 +195,12 @@ class Run:
         known = _part_of(tensors, "known")
         self.known = Known(**known) if known else None
         for name, part in (("start", self.start), ("prior", self.prior)):
+            if part is self.model.objective.prior:
+                continue
             if kinds.get(name) == getattr(self.recipe.inference, name):
                 files.restore(part, _part_of(tensors, name), file)
             elif isinstance(part, Prior):
-                if part is not self.model.objective.prior:
-                    part.fit(self.codes, self.known)
+                part.fit(self.codes, self.known)
             elif part.state_dict():
                 raise UsageError(
                     f'start "{self.recipe.inference.start}" is learned in a fit; {file} holds "{kinds.get(name, "none")}" instead'
@@ -303,6 +306,8 @@ def read_recipe(folder: Path, settings: list[str] | tuple[str, ...] = ()) -> tup
         raise NeuralfieldError(
             f"{folder} was written by a newer neuralfield (format {about['format']}; this one reads up to {FORMAT}); upgrade it"
         )
+    if about.get("format", 0) < FORMAT:
+        raise NeuralfieldError(f"{folder} was written by an older neuralfield (format {about.get('format', 0)}); fit again")
     return Recipe.load(str(file), settings), about
 
 

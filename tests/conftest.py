@@ -13,9 +13,11 @@ from jaxtyping import install_import_hook
 install_import_hook("neuralfield", "shapes.checked")  # before anything imports a module of the package
 pytest.register_assert_rewrite("contracts")
 
+from commands import Answer, Nf  # noqa: E402
 from synthetic import TINY, images, waves, write_npz  # noqa: E402
 
 import neuralfield as nf  # noqa: E402
+from neuralfield.cli.main import main  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -63,6 +65,20 @@ def run(fitted: Path) -> nf.Run:
 def run_folder(fitted: Path, tmp_path: Path) -> Path:
     """A copy of that run's folder, to write into or to damage."""
     return Path(shutil.copytree(fitted, tmp_path / "run"))
+
+
+@pytest.fixture(name="nf_")
+def _nf(capsys: pytest.CaptureFixture[str]) -> Nf:
+    """nf in this process: words in, an answer out."""
+
+    def call(*words: object) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return Answer(int(caught.value.code or 0), out, err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

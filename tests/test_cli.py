@@ -8,68 +8,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import Nf, failed
 from PIL import Image
 from synthetic import TINY, blobs
 
 import neuralfield as nf
-from neuralfield.cli.main import VERBS, main
+from neuralfield.cli.main import VERBS
+from neuralfield.run import FORMAT
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The last line of stdout; anything but finite JSON is an error."""
-
-        def refuse(word: str) -> None:
-            raise AssertionError(f"{word} is no JSON")
-
-        facts: dict[str, Any] = json.loads(self.out.splitlines()[-1], parse_constant=refuse)
-        return facts
-
-
-Nf = Callable[..., Answer]
-
-
-@pytest.fixture(name="nf_")
-def _nf(capsys: pytest.CaptureFixture[str]) -> Nf:
-    """nf in this process: words in, an answer out."""
-
-    def call(*words: object) -> Answer:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return Answer(int(caught.value.code or 0), out, err)
-
-    return call
-
-
-def failed(answer: Answer, code: int, *words: object) -> None:
-    """The command ended with `code` and one line of its own on stderr that says all of `words`."""
-    lines = [line for line in answer.err.splitlines() if line.startswith("nf: ")]
-    assert answer.code == code, answer
-    assert len(lines) == 1, answer.err
-    assert answer.err.rstrip().splitlines()[-1] == lines[0]
-    assert "Traceback" not in answer.err
-    assert "unexpected" not in lines[0], lines[0]
-    for word in words:
-        assert str(word) in lines[0], lines[0]
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -396,7 +351,8 @@ def test_runs_that_cannot_be_read_are_one_line_for_every_verb(nf_: Nf, run_folde
     cases: list[tuple[Callable[[Path], object], list[str]]] = [
         (lambda f: (f / "decoder.safetensors").unlink(), ["decoder.safetensors is missing", "half written"]),
         (truncated, ["latents.safetensors is damaged or truncated"]),
-        (edited("format = 1", "format = 2"), ["format 2", "upgrade"]),
+        (edited(f"format = {FORMAT}", f"format = {FORMAT + 1}"), [f"format {FORMAT + 1}", "upgrade"]),
+        (edited(f"format = {FORMAT}", f"format = {FORMAT - 1}"), [f"format {FORMAT - 1}", "older", "fit again"]),
         (edited("finished = true", "finished = false"), ["not finished", "nf fit --resume --out"]),
         (lambda f: (f / "recipe.toml").unlink(), ["is not a run folder", "recipe.toml"]),
         (shutil.rmtree, ["there is no run"]),

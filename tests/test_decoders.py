@@ -121,7 +121,7 @@ class TestBentBasis(DecoderContract):
 
     def test_it_begins_as_the_linear_model_that_it_adopts_or_is_left_as_it_was(self) -> None:  # type: ignore[override]
         basis, made = fourier_basis(1, 2, 3), Basis(1, 2, 4, frequencies=5, branch_depth=2, branch_width=8)
-        made.adopt(basis)
+        assert made.adopt(basis)
         z, coords = torch.randn(3, 4), torch.rand(1, 9, 1)
         mean, functions = basis.functions(coords)
         torch.testing.assert_close(made(z, coords), mean + torch.einsum("gnvr,br->bnv", functions, z[:, :3]), **CLOSE)
@@ -321,7 +321,7 @@ def test_a_basis_too_small_for_the_model_of_the_first_codes_says_what_it_needs(a
 def test_a_basis_of_networks_begins_with_its_own_random_functions(depth: int) -> None:
     decoder = Basis(1, 1, 4, trunk_depth=depth)
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
-    decoder.adopt(fourier_basis(1, 1, 3))
+    assert not decoder.adopt(fourier_basis(1, 1, 3))
     assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
 
 

@@ -75,6 +75,21 @@ class TestFunctionWithoutAGrid(DomainContract):
         return curves([1e9, 1e9 + 1, 1e9 + 4, 1e9 + 10], 2).truth(torch.arange(3))
 
 
+class TestFunctionOfLogarithms(DomainContract):
+    @staticmethod
+    def made() -> Curves:
+        x = np.exp(5 + 2 * np.random.default_rng(0).standard_normal((3, 6, 2)))
+        return Curves.from_arrays(np.array([1.0, 2.0, 4.0, 8.0, 9.0, 9.5]), x, names=["a", "b"]).logarithmic()
+
+    @pytest.fixture
+    def domain(self) -> Domain:
+        return Function(**self.made().domain_arguments)
+
+    @pytest.fixture
+    def truth(self, domain: Domain) -> Observations:
+        return self.made().truth(torch.arange(3))
+
+
 def test_a_functions_units_are_those_of_the_user_and_come_back_to_the_last_float32() -> None:
     times = [1.7e9, 1.7e9 + 60, 1.7e9 + 86400]  # Unix seconds, which float32 would round to two minutes
     domain = Function(times[0], times[-1], [20.0, -3.0], [5.0, 0.1], times)

@@ -409,7 +409,7 @@ def test_what_has_no_closed_form_is_refused_in_one_line_with_the_way_out(
         message = str(caught.value)
         assert "\n" not in message
         assert words in message
-        assert 'use "adam"' in message
+        assert "adam" in message
 
 
 @pytest.mark.parametrize("settings", [["decoder.kind=modulated"], ["decoder.branch_depth=1"], ["likelihood.kind=bernoulli"]])
@@ -420,6 +420,6 @@ def test_a_model_that_the_solver_cannot_solve_ends_a_fit_before_its_first_step(s
         def stage(self, name: str) -> None:
             stages.append(name)
 
-    with pytest.raises(UsageError, match='use "adam"'):
+    with pytest.raises(UsageError, match="adam"):
         nf.fit(smooth_curves(), recipe="function", settings=["training.steps=20", *settings], progress=Listening())
     assert "training" not in stages

@@ -57,7 +57,7 @@ class TestGaussian(PriorContract):
 
     def test_it_adopts_the_variances_of_a_linear_model_and_little_beyond(self) -> None:
         prior, basis = Gaussian(3), fourier_basis(1, 1, 2)
-        prior.adopt(basis)
+        assert prior.adopt(basis)
         std = basis.variance.sqrt()
         assert torch.equal(prior.mean, torch.zeros(3))
         torch.testing.assert_close(prior.factor, torch.diag(torch.cat([std, 0.01 * basis.variance.mean().sqrt()[None]])))

@@ -57,9 +57,14 @@ class Domain(ABC):
         """A picture of what was seen of each signal."""
 
     def panels(
-        self, observed: Observations, hidden: Observations, field: Field, samples: Float[Tensor, "S B N V"] | None = None
+        self,
+        observed: Observations,
+        hidden: Observations,
+        field: Field,
+        samples: Float[Tensor, "S B N V"] | None = None,
+        ids: list[str] | None = None,
     ) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
-        """Titled rows of pictures of completed signals; `samples` are draws on the domain's own grid."""
+        """Titled rows of pictures of completed signals, called `ids`; `samples` are draws on the domain's own grid."""
         rows = {"observed": self.draw(observed), "completion": self.render(field)}
         if bool((hidden.weight > 0).any()):
             known = ((observed.weight + hidden.weight) > 0)[..., None]

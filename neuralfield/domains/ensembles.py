@@ -26,8 +26,8 @@ def crps(samples: Float[Tensor, "S *N"], values: Float[Tensor, "*N"]) -> Float[T
 def band(samples: Float[Tensor, "S *N"]) -> tuple[Float[Tensor, "*N"], Float[Tensor, "*N"]]:
     """(lower, upper) ends of the central band that holds LEVEL of the samples."""
     tail = (1 - LEVEL) / 2
-    ends = torch.quantile(samples.float(), torch.tensor([tail, 1 - tail], device=samples.device), 0)
-    return ends[0], ends[1]
+    low, high = torch.quantile(samples, torch.tensor([tail, 1 - tail], dtype=samples.dtype, device=samples.device), 0)
+    return low, high
 
 
 def band_scores(
@@ -41,4 +41,5 @@ def band_scores(
         "coverage90": ((values >= lower) & (values <= upper)).float(),
     }
     share = weight[..., None] / (weight.sum(1) * values.shape[-1])[:, None, None]
-    return {name: torch.where(share.isnan(), share, score * share).sum((1, 2)).float() for name, score in each.items()}
+    # not a product where the share is 0: logarithms of what was not observed may be drawn too large for their exponential
+    return {name: torch.where(share == 0, share, score * share).sum((1, 2)).float() for name, score in each.items()}

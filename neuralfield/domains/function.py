@@ -1,6 +1,5 @@
 """Functions of one variable: curves x(t) with one or more channels, on [-1, 1] and in units of their standard deviation."""
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,8 +19,6 @@ HEIGHT, WIDTH = 96, 144  # pixels of a picture
 SHOWN = 3.0  # standard deviations on either side of the mean: every picture has this range, so that curves can be compared
 RESOLUTION = 128
 """Samples of a curve where signals share no grid."""
-DIGITS = 7
-"""Digits of a time, relative to their range: those of a float32 coordinate."""
 PANELS = 4
 """Panels in a row of completed curves."""
 
@@ -89,7 +86,7 @@ class Function(Domain):
             return torch.tensor(self.times, dtype=torch.float64)
         length = self.end - self.start
         times = self.start + (coords[..., 0].double().cpu() + 1) / 2 * length
-        return times.round(decimals=DIGITS - math.ceil(math.log10(length)))
+        return rounded(times, torch.tensor(length, dtype=torch.float64))
 
     def normalised(self, values: Any) -> Float[Tensor, "*N V"]:
         """Values as a field gives them, of values in the user's units."""
@@ -111,7 +108,8 @@ class Function(Domain):
         return ["t"], self.names or (["x"] if self.value_dim == 1 else numbered)
 
     def in_units(self, coords: Float[Tensor, "*N C"], values: Float[Tensor, "*M V"]) -> tuple[Tensor, Tensor]:
-        return self.times_of(coords)[..., None], self.values_of(values)
+        values = self.values_of(values)
+        return self.times_of(coords)[..., None], rounded(values, self.scale * values if self.log else self.scale)
 
     @torch.no_grad()
     def score(
@@ -133,7 +131,12 @@ class Function(Domain):
 
     @torch.no_grad()
     def panels(
-        self, observed: Observations, hidden: Observations, field: Field, samples: Float[Tensor, "S B N V"] | None = None
+        self,
+        observed: Observations,
+        hidden: Observations,
+        field: Field,
+        samples: Float[Tensor, "S B N V"] | None = None,
+        ids: list[str] | None = None,
     ) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
         coords = self.grid()
         times, values = self.in_units(coords[0], field(coords))
@@ -141,7 +144,7 @@ class Function(Domain):
         pages = []
         for b in range(len(observed)):
             curve = Curve(times[:, 0], values[b], None if low is None else low[b], None if high is None else high[b])
-            pages.append(panel(curve, self._points(observed, b), self._points(hidden, b), self.columns[1]))
+            pages.append(panel(curve, self._points(observed, b), self._points(hidden, b), self.columns[1], ids[b] if ids else ""))
         rows = [pages[first : first + PANELS] for first in range(0, len(pages), PANELS)]
         blank = np.full_like(pages[0], 255)
         return {" " * number: np.stack(row + [blank] * (min(PANELS, len(pages)) - len(row))) for number, row in enumerate(rows)}
@@ -164,6 +167,12 @@ class Function(Domain):
         coords = seen.coords.expand(len(seen), -1, -1)[..., 0]
         known = seen.weight > 0
         return np.stack([_picture(t[k], x[k], line=False) for t, x, k in zip(coords, seen.values, known, strict=True)])
+
+
+def rounded(values: Float[Tensor, "*N"], scale: Float[Tensor, "*M"]) -> Float[Tensor, "*N"]:
+    """Values to the seven digits below their scale that float32 knows, so that a table does not show what rounding has added."""
+    unit = 10 ** (torch.log10(scale).ceil() - 7)
+    return (values / unit).round() * unit
 
 
 def _picture(coords: Float[Tensor, " N"], values: Float[Tensor, "N V"], line: bool) -> UInt8[np.ndarray, "height width 3"]:

@@ -23,7 +23,7 @@ class Curve:
 
 
 def panel(
-    curve: Curve, observed: tuple[Tensor, Tensor], hidden: tuple[Tensor, Tensor], names: list[str]
+    curve: Curve, observed: tuple[Tensor, Tensor], hidden: tuple[Tensor, Tensor], names: list[str], title: str = ""
 ) -> UInt8[np.ndarray, "height width 3"]:
     """One picture: a line with its band, dots where values were observed, rings where they were hidden."""
     # imported here: it takes half a second, which commands that draw nothing should not wait for
@@ -39,7 +39,10 @@ def panel(
         axes.plot(curve.times, curve.values[:, channel], color=colour, linewidth=1.2, label=name)
         axes.plot(hidden[0], hidden[1][:, channel], "o", color=colour, markersize=2.5, markerfacecolor="none", markeredgewidth=0.6)
         axes.plot(observed[0], observed[1][:, channel], "o", color="black" if len(names) == 1 else colour, markersize=2.5)
+    axes.set_title(title, fontsize=7)
     axes.tick_params(labelsize=6)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set_fontsize(6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         axes.legend(fontsize=6, frameon=False)

@@ -1,7 +1,6 @@
 """What `nf infer` writes: codes, completed values, scores, and one picture."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 import neuralfield.files as files
-from neuralfield.completion import Completion, draw, views
+from neuralfield.completion import DRAWN_AT_ONCE, Completion, draw, views
 from neuralfield.domains.ensembles import band
 from neuralfield.domains.pictures import sheet
 from neuralfield.export.tables import write_table
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
+from neuralfield.types import Observations
 
 SHOWN = 12
 """Signals in the picture."""
@@ -54,8 +54,9 @@ def _by_batches(run: Run, make: Callable[[Tensor], Tensor], count: int) -> Tenso
 
 
 def _drawn(run: Run, completion: Completion, rows: Tensor, grid: Float[Tensor, "1 N C"]) -> Float[Tensor, "S b N V"]:
-    estimate = replace(completion.estimate, posterior=completion.estimate.posterior.rows(rows))
-    return draw(run, estimate, rows, grid, completion.samples, completion.seed).cpu()
+    blank = torch.zeros(len(rows), grid.shape[1], run.domain.value_dim)
+    places = Observations(rows, grid, blank, blank[..., 0])
+    return draw(run, completion.estimate, rows, places, completion.samples, completion.seed).cpu()
 
 
 def _bands(run: Run, completion: Completion, grid: Float[Tensor, "1 N C"]) -> dict[str, Tensor]:
@@ -66,7 +67,8 @@ def _bands(run: Run, completion: Completion, grid: Float[Tensor, "1 N C"]) -> di
     def ends(rows: Tensor) -> Tensor:
         return torch.stack(band(_drawn(run, completion, rows, grid)), -1)
 
-    both = _by_batches(run, ends, len(completion.estimate.latent))
+    at_once = max(1, DRAWN_AT_ONCE // (completion.samples * grid.shape[1] * run.domain.value_dim))
+    both = torch.cat([ends(rows) for rows in torch.arange(len(completion.estimate.latent)).split(at_once)])
     return {name: run.domain.in_units(grid[0], both[..., end])[1] for end, name in enumerate(("lower", "upper"))}
 
 
@@ -76,4 +78,4 @@ def _panels(run: Run, signals: Signals, visibility: Visibility, completion: Comp
     observed, hidden = next(views(run, signals.select(rows), visibility))
     samples = _drawn(run, completion, rows, run.domain.grid()) if completion.samples else None
     field = run.field(completion.estimate.latent.mean[rows])
-    return run.domain.panels(observed, hidden, field, samples)
+    return run.domain.panels(observed, hidden, field, samples, signals.ids[: len(rows)])

@@ -4,13 +4,22 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 import neuralfield.files as files
 from neuralfield.domains.domain import Domain
+
+
+def _text(numbers: Tensor) -> list[Any]:
+    """Numbers as short as they can be and still be the same: 9 digits of float32, 15 of float64."""
+    digits = 9 if numbers.dtype == torch.float32 else 15
+    flat = np.array([f"{x:.{digits}g}" for x in numbers.flatten().tolist()], dtype=object)
+    return flat.reshape(numbers.shape).tolist()
 
 
 def write_table(
@@ -22,7 +31,7 @@ def write_table(
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", *axes, *(name + ending for name in names for ending in values)])
-    at = [[f"{t:.10g}" for t in point] for point in coords.tolist()]
-    for name, rows in zip(ids, columns.tolist(), strict=True):
-        table.writerows([name, *place, *(f"{x:.8g}" for x in row)] for place, row in zip(at, rows, strict=True))
+    at, written = _text(coords), _text(columns)
+    for name, rows in zip(ids, written, strict=True):
+        table.writerows([name, *place, *row] for place, row in zip(at, rows, strict=True))
     files.write_bytes(path, text.getvalue().encode())

@@ -116,12 +116,17 @@ def _affine(decoder: Decoder, coords: Float[Tensor, "G N C"], code_dim: int) -> 
 def _refuse_others(objective: Objective, decoder: Decoder) -> tuple[float, Components]:
     """(noise variance, the prior's components), or one line that says what does not fit."""
     if not decoder.linear_in_code:
-        raise UsageError(f'solver "linear" needs a decoder that is linear in the code, not {type(decoder).__name__}; use "adam"')
+        raise UsageError(
+            f'solver "linear" needs a decoder that is linear in the code, not {type(decoder).__name__}; '
+            "say --set inference.kind=adam"
+        )
     if not isinstance(objective, MAP) or not isinstance(objective.measurement, Points):
-        raise UsageError('solver "linear" needs the objective "map" and the measurement "points"; use "adam"')
+        raise UsageError('solver "linear" needs the objective "map" and the measurement "points"; say --set inference.kind=adam')
     if not isinstance(objective.likelihood, Gaussian):
-        raise UsageError(f'solver "linear" needs a Gaussian likelihood, not {type(objective.likelihood).__name__}; use "adam"')
+        raise UsageError(
+            f'solver "linear" needs a Gaussian likelihood, not {type(objective.likelihood).__name__}; say --set inference.kind=adam'
+        )
     try:
         return float(objective.likelihood.std) ** 2, objective.prior.components()
     except NotImplementedError as error:
-        raise UsageError(f'solver "linear" needs a prior of Gaussians: {error}; use "adam"') from None
+        raise UsageError(f'solver "linear" needs a prior of Gaussians: {error}; say --set inference.kind=adam') from None

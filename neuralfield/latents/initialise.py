@@ -47,6 +47,8 @@ class Spectral(Initialiser):
         self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n D"], SpectralBasis | None]:
         basis = spectral_basis(batches, code_dim, generator)
+        if not basis.rank:  # signals that are all alike
+            return torch.randn(count, code_dim, generator=generator) * 0.01 * self.std, None
         coefficients = torch.cat([basis.encode(batch) for batch in batches()])
         scale = self.std / coefficients.square().mean().sqrt().clamp(min=1e-12)
         rest = torch.randn(count, code_dim - basis.rank, generator=generator) * 0.01 * self.std

@@ -37,8 +37,8 @@ SHORTER = (1.0, 0.5, 0.25, 0.125)
 TRUSTS = (1.0, 0.3, 3.0, 10.0)
 """Numbers of signals that the stationary process counts for. The best of both lists is chosen on held-out signals."""
 FOLDS, FOLD_STEPS, STEPS = 3, 8, 20
-CHOOSING = 96
-"""Signals that choose, evenly spread, where there are more."""
+CHOOSING, WORK = 96, 1e8
+"""Signals that choose, evenly spread, where there are more; and signals x features^3 of one of their steps, about .1 s."""
 DEGENERATE = 1e-8
 """Share of the first variance under which a function is lost in the digits of float32."""
 ALIKE = 0.01
@@ -60,6 +60,10 @@ class Moments:
         """Some of the signals."""
         square = self.square if len(self.square) == 1 else self.square[which]
         return type(self)(square, self.cross[which], self.energy[which], self.count[which])
+
+    def spread(self, count: int) -> Self:
+        """At most `count` of the signals, evenly spread over all."""
+        return self.rows(torch.linspace(0, len(self.cross) - 1, min(count, len(self.cross))).long())
 
     def centred(self, mean: Float[Tensor, " F"]) -> Self:
         """The moments of what is left when phi . mean is taken away."""
@@ -85,12 +89,17 @@ class Effects:
 
     def log_likelihood(self, moments: Moments) -> Float[Tensor, " n"]:
         """log p(what was seen of a signal), its coefficients integrated out."""
+        quadratic, normaliser = self.terms(moments)
+        return -0.5 * (quadratic + normaliser)
+
+    def terms(self, moments: Moments) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """-2 log likelihood in two parts: what depends on the values, and what does not."""
         left = moments.centred(self.mean)
         factor = torch.linalg.cholesky(moments.square / self.noise + torch.linalg.inv(self.covariance))
         half = torch.linalg.solve_triangular(factor, left.cross[..., None] / self.noise, upper=False)[..., 0]
         logarithm = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + torch.logdet(self.covariance)
         quadratic = left.energy / self.noise - half.square().sum(-1)
-        return -0.5 * (quadratic + logarithm + left.count * (2 * math.pi * self.noise).log())
+        return quadratic, logarithm + left.count * (2 * math.pi * self.noise).log()
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Features:
         known = torch.cat([(batch.weight > 0).sum(1) for batch in some]).double()
         coord_dim, value_dim = some[0].coords.shape[-1], some[0].values.shape[-1]
         least, most = HARMONICS
-        count = min(most, max(least, int(known.median()) // 2), max(1, 4 * most // value_dim))
+        count = min(most, max(least, int(known.median()) // 2), max(1, 2 * most // value_dim))
         if coord_dim == 1:
             return cls(torch.arange(1, count + 1, dtype=torch.float64)[None] / PERIOD, value_dim)
         # those of a Matern 5/2 process of length DRAWN have Student's distribution with 5 degrees of freedom
@@ -186,7 +195,6 @@ def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, gene
     some = _spread(batches)
     features = Features.of(some, generator)
     moments = features.moments(some)
-    moments = moments.rows(torch.nonzero(moments.count)[:, 0])  # without signals of which nothing is known
     whole = moments.square.sum(0) * (len(moments.cross) / len(moments.square))
     scale = (moments.energy.sum() / moments.count.sum()).clamp(min=1e-12)
     gram = whole / moments.count.sum() * features.value_dim
@@ -196,7 +204,7 @@ def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, gene
     length, start = _stationary(moments, mean, process)
     trust = TRUSTS[0]
     if len(moments.cross) >= 2 * FOLDS:
-        few = moments.rows(torch.linspace(0, len(moments.cross) - 1, min(CHOOSING, len(moments.cross))).long())
+        few = moments.spread(_choosing(moments))
         tried = [process.like(start, length * shorter) for shorter in SHORTER]
         scores = [_held_out(few, each, trust, process) for each in tried]
         start = next(each for each, score in zip(tried, scores, strict=True) if score > max(scores) - ALIKE)
@@ -204,10 +212,16 @@ def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, gene
     return _principal(_expect_and_maximise(moments, start, trust, process, STEPS), features, gram, rank)
 
 
+def _choosing(moments: Moments) -> int:
+    """Signals that choose: fewer where each of them has a large system of its own."""
+    affordable = int(WORK / len(moments.square[0]) ** 3) if len(moments.square) > 1 else CHOOSING
+    return min(CHOOSING, max(8 * FOLDS, affordable))
+
+
 def _spread(batches: Callable[[], Iterable[Observations]]) -> list[Observations]:
-    """At most SIGNALS of the signals, evenly spread over all."""
-    total = sum(len(batch) for batch in batches())
-    wanted = torch.linspace(0, total - 1, min(SIGNALS, total)).long()
+    """At most SIGNALS of the signals of which something is known, evenly spread over all."""
+    known = torch.nonzero(torch.cat([(batch.weight > 0).any(1) for batch in batches()]))[:, 0]
+    wanted = known[torch.linspace(0, len(known) - 1, min(SIGNALS, len(known))).long()]
     found, first = [], 0
     for batch in batches():
         here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
@@ -219,7 +233,7 @@ def _spread(batches: Callable[[], Iterable[Observations]]) -> list[Observations]
 
 def _stationary(moments: Moments, mean: Float[Tensor, " F"], process: Process) -> tuple[float, Effects]:
     """(length, process) of greatest likelihood around a mean, of a few dozen signals."""
-    some = moments.rows(torch.linspace(0, len(moments.cross) - 1, min(32, len(moments.cross))).long()).centred(mean)
+    some = moments.spread(32).centred(mean)
     tried = []
     for length, share in itertools.product(LENGTHS, NOISES):
         covariance, noise = process.covariance(length), torch.tensor(share, dtype=mean.dtype)
@@ -230,11 +244,9 @@ def _stationary(moments: Moments, mean: Float[Tensor, " F"], process: Process) -
 
 def _profiled(model: Effects, moments: Moments) -> tuple[float, Tensor]:
     """(log likelihood, amplitude): the best common factor of a model's variances."""
-    count = moments.count.sum()
-    zero = Moments(moments.square, torch.zeros_like(moments.cross), torch.zeros_like(moments.energy), moments.count)
-    determinant = model.log_likelihood(zero).sum()
-    amplitude = (2 * (determinant - model.log_likelihood(moments).sum()) / count).clamp(min=1e-12)
-    return float(determinant - 0.5 * count * (1 + amplitude.log())), amplitude
+    count, (quadratic, normaliser) = moments.count.sum(), model.terms(moments)
+    amplitude = (quadratic.sum() / count).clamp(min=1e-12)
+    return float(-0.5 * (normaliser.sum() + count * (1 + amplitude.log()))), amplitude
 
 
 def _expect_and_maximise(moments: Moments, start: Effects, trust: float, process: Process, steps: int) -> Effects:

@@ -2,13 +2,14 @@
 
 import itertools
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.registry import nearest
 from neuralfield.signals.curves import Curves
 from neuralfield.signals.images import SPLITS, check_split
@@ -17,7 +18,7 @@ from neuralfield.signals.samples import Samples
 from neuralfield.signals.table import MISSING, Table, as_number, read_table
 
 LAYOUTS = ("wide", "long", "bare")
-IDS = ("id", "subject", "curve", "name")
+IDS = ("id", "subject", "curve", "name", "patient", "person", "participant", "individual", "series", "unit")
 TIMES = ("t", "time", "times", "age", "hour", "day", "month", "year")
 LABELS = ("label", "class")
 """Usual names of columns, in any case, the likeliest first."""
@@ -112,6 +113,8 @@ def _long(table: Table, split: str, id: str | None, time: str | None, label: str
     if not columns:
         raise NeuralfieldError(f"a long table needs a column of values ({_known(table)})")
     part = table.rows(_rows_of(table, chooses, split))
+    if name is None:
+        _refuse_several(table, part.numbers(when), [table.header[j] for j in columns])
     owners = [table.file.stem] * len(part) if name is None else _named(part, name)
     ids = sorted(set(owners), key=_natural)
     number = {owner: i for i, owner in enumerate(ids)}
@@ -122,6 +125,21 @@ def _long(table: Table, split: str, id: str | None, time: str | None, label: str
     curve = np.array([number[owner] for owner in owners])
     samples = Samples(curve, times, values, ids, [table.header[j] for j in columns])
     return Curves.from_samples(samples, _labels(table, _firsts(part, curve, labelled), labelled))
+
+
+def _refuse_several(table: Table, times: np.ndarray, columns: list[str]) -> None:
+    """A long table without an id is one curve, so its times differ; several columns may be curves rather than channels."""
+    if len(np.unique(times)) < len(times):
+        raise NeuralfieldError(
+            f"times repeat, and no column says which curve a row belongs to; name one with --set signals.id=NAME ({_known(table)})"
+        )
+    if len(columns) > 1:
+        warnings.warn(
+            f"{table.file}: no column names the curves, so this is one curve with the channels {', '.join(columns)}; if each "
+            "column is a curve, turn the table (one row a curve)",
+            NeuralfieldWarning,
+            stacklevel=5,
+        )
 
 
 # columns by their part

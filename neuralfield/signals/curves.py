@@ -17,6 +17,8 @@ from neuralfield.types import Observations
 
 DENSE = 0.5
 """Above this share of observed points, averaged over curves, all times of a set are one grid that its curves share."""
+LARGEST = 2**28
+"""Values held, padding included: 2 GiB in float64, and as much again in what is made of them."""
 BEYOND = 0.01
 """Of the range of times: so far a model of random times serves as well as at its ends."""
 
@@ -174,6 +176,12 @@ class Curves(Signals):
         own = self._arguments["names"]
         if names and own and names != own and sorted(names) == sorted(own):
             return self.values[..., [own.index(name) for name in names]], names
+        if names and own and len(own) > 1 and names != own:
+            warnings.warn(
+                f"the run was fitted to channels {', '.join(names)}, but the data have {', '.join(own)}: taken in this order",
+                NeuralfieldWarning,
+                stacklevel=4,
+            )
         return self.values, own
 
     def _warn_beyond(self, start: float, end: float) -> None:
@@ -215,11 +223,22 @@ def _laid_out(samples: Samples) -> tuple[Float[np.ndarray, "*n T"], Float[np.nda
     if len(samples.times) <= DENSE * len(grid) * np.count_nonzero(counts):
         place = np.arange(len(samples.times)) - np.repeat(np.cumsum(counts) - counts, counts)
         width = counts.max()
+        _refuse_padding(samples, counts, channels)
         ends = np.minimum(np.arange(width), counts[:, None] - 1) + (np.cumsum(counts) - counts)[:, None]
         times = np.where(counts[:, None] > 0, samples.times[np.clip(ends, 0, len(samples.times) - 1)], np.nan)
     values = np.full((n, times.shape[-1], channels), np.nan)
     values[samples.curve, place] = samples.values
     return times, values
+
+
+def _refuse_padding(samples: Samples, counts: Int[np.ndarray, " n"], channels: int) -> None:
+    """Curves are padded to the longest; one that is far longer than the others would fill the memory with padding."""
+    if counts.max() * len(counts) * channels > LARGEST:
+        longest = int(counts.argmax())
+        raise NeuralfieldError(
+            f"curve {samples.ids[longest]} has {counts[longest]} points, and {len(counts)} curves padded to that length do not fit "
+            f"in memory; thin it out (a curve has {np.median(counts):g} points in the median), or split it"
+        )
 
 
 def _range(samples: Samples, over: tuple[float, float] | None) -> dict[str, float]:

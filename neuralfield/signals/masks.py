@@ -1,6 +1,7 @@
 """What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `first:0.5`, `file:MASK`."""
 
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from neuralfield.domains.domain import Domain
-from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.registry import resolve
 from neuralfield.seeds import generator
 from neuralfield.types import Observations
@@ -122,7 +123,7 @@ class Visibility:
         self.masks = [*self.observe, *self.hide]
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
-        """True where a point is seen. Signals of which nothing would be left are refused, unless nothing is known of them."""
+        """True where a point is seen. Where nothing would be left of any signal that is refused; of some, there is a warning."""
         everything = torch.ones_like(observations.weight, dtype=torch.bool)
         seen = torch.stack([m(observations, domain) for m in self.observe]).any(0) if self.observe else everything
         for mask in self.hide:
@@ -131,8 +132,11 @@ class Visibility:
         blind = known.any(1) & ~(seen & known).any(1)
         if blind.any():
             which = observations.index[blind].tolist()
-            raise NeuralfieldError(
-                f"the masks hide everything of {len(which)} signals (the first is number {which[0]}); leave some points to see"
+            what = f"the masks hide everything of {len(which)} signals (the first is number {which[0]})"
+            if blind.sum() == known.any(1).sum():
+                raise NeuralfieldError(f"{what}; leave some points to see")
+            warnings.warn(
+                f"{what}, of which nothing can be told but what the others have in common", NeuralfieldWarning, stacklevel=2
             )
         return seen
 

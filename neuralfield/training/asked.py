@@ -70,7 +70,8 @@ def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, l
         signals, part = data.select(torch.arange(len(data))[:limit]) if limit else data, None
     elif data is not None and not isinstance(data, str):
         raise UsageError(
-            f"data must be a data set or its name, got {type(data).__name__}; for arrays say nf.Images.from_arrays(array)"
+            f"data must be a data set or its name, got {type(data).__name__}; for arrays say nf.Images.from_arrays(images) or "
+            "nf.Curves.from_arrays(times, values)"
         )
     else:
         part = recipe.signals

@@ -110,14 +110,15 @@ def _initialise(state: Session, epochs: int) -> None:
     """First codes; where a linear model gave them, the other parts may begin with it too."""
     model = state.model
     basis = model.source.initialise(lambda: state.signals.batches(1024), generator(state.seed, INITIALISING))
+    basis = None if basis is None else basis.to(model.source.codes.device)
     begun = basis is not None and model.decoder.adopt(basis)
     if not epochs and not begun:
         raise UsageError(
-            f'training.steps is 0, but a decoder of kind "{state.recipe.decoder.kind}" with these settings has to be trained; '
-            "say --set training.steps=780"
+            f'training.steps is 0, but a decoder of kind "{state.recipe.decoder.kind}" has to be trained on these signals with '
+            "these settings; say --set training.steps=780"
         )
     if basis is not None:
-        state.settled = model.objective.prior.adopt(basis) and begun
+        state.settled = begun and model.objective.prior.adopt(basis)
         state.resolve("likelihood", model.objective.likelihood.learn(float(basis.noise)))
 
 

@@ -128,7 +128,7 @@ class DecoderContract:
     ) -> None:
         basis = fourier_basis(self.coord_dim, self.value_dim, rank=self.code_dim - 1)
         before = {name: value.clone() for name, value in decoder.state_dict().items()}
-        decoder.adopt(basis)
+        assert decoder.adopt(basis) == self.adopts
         if not self.adopts:
             assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
             return

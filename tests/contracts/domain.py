@@ -157,18 +157,16 @@ class DomainContract:
         assert len(names) == domain.value_dim
         assert len({*axes, *names}) == domain.coord_dim + domain.value_dim
 
-    def test_units_are_affine_and_rise_along_every_axis(self, domain: Domain, truth: Observations) -> None:
+    def test_units_rise_along_every_axis(self, domain: Domain, truth: Observations) -> None:
         coords, values = domain.in_units(truth.coords[0], truth.values)
         assert coords.shape == truth.coords[0].shape
         assert values.shape == truth.values.shape
         for outside, inside in ((coords, truth.coords[0]), (values, truth.values)):
             flat, given = outside.double().reshape(-1, outside.shape[-1]), inside.double().reshape(-1, inside.shape[-1])
             for column in range(flat.shape[1]):
-                slope, offset = np.polyfit(given[:, column].numpy(), flat[:, column].numpy(), 1)
-                assert slope > 0
-                # coordinates and values inside are float32
-                error = (flat[:, column] - slope * given[:, column] - offset).abs().max() / flat[:, column].abs().max()
-                assert error < 1e-6
+                assert flat[given[:, column].argsort(), column].diff().min() >= 0
+                assert flat[:, column].isfinite().all()
+                assert len(flat[:, column].unique()) == len(given[:, column].unique()) > 1
 
     # completions, looked at
 

@@ -106,8 +106,9 @@ class PriorContract:
     def test_the_linear_model_of_the_first_codes_is_adopted_or_nothing_is(self) -> None:
         made, basis = self.make(), fourier_basis(1, 1, 2)
         before = {name: value.clone() for name, value in made.state_dict().items()}
-        made.adopt(basis)
-        if all(torch.equal(value, before[name]) for name, value in made.state_dict().items()):
+        adopted = made.adopt(basis)
+        assert adopted != all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+        if not adopted:
             return
         codes = torch.randn(5, 3, generator=torch.Generator().manual_seed(3)) * torch.tensor([1.0, 1.0, 0.0])
         expected = 0.5 * (codes[:, :2].square() / basis.variance).sum(1)
