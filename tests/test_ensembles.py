@@ -87,7 +87,7 @@ def test_scores_are_means_over_what_is_known_by_weight() -> None:
         torch.testing.assert_close(scores[name], expected)
 
 
-@pytest.mark.parametrize("filling", [0.0, 1e9])
+@pytest.mark.parametrize("filling", [0.0, 1e9, torch.inf])
 def test_points_of_no_weight_have_no_influence(filling: float) -> None:
     samples, values = draws(30, 3, 5, 1).float(), draws(1, 3, 5, 1, seed=1)[0].float()
     weight = (torch.rand(3, 5, generator=torch.Generator().manual_seed(2)) < 0.6).float()
