@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from contracts.schedule import ScheduleContract, model_and_optimisers, run_steps
-from synthetic import TINY, images
+from synthetic import TINY, images, waves
 
 import neuralfield as nf
 from neuralfield.errors import NeuralfieldError, UsageError
@@ -70,9 +70,11 @@ class Watching(Progress):
 
 
 def state(run: nf.Run) -> dict[str, torch.Tensor]:
-    """All numbers of a run: decoder, codes, and what inference learned."""
-    parts = torch.nn.ModuleDict({"decoder": run.decoder, "start": run.start, "prior": run.prior})
-    return {**parts.state_dict(), "codes": run.codes}
+    """All numbers of a run: decoder, codes, what the objective learned, and what inference did."""
+    objective = run.model.objective
+    parts = torch.nn.ModuleDict({"decoder": run.decoder, "start": run.start, "prior": run.prior, "objective": objective})
+    # those of the likelihood are in the recipe, and so no part of its state
+    return {**parts.state_dict(), **dict(objective.likelihood.named_buffers()), "codes": run.codes}
 
 
 def identical(a: nf.Run, b: nf.Run) -> bool:
@@ -136,6 +138,44 @@ def test_a_fit_may_be_interrupted_more_than_once(images: nf.Images, tmp_path: Pa
             nf.fit(images, out=folder, progress=Watching(stop), **arguments)
         arguments = {"resume": True}
     assert identical(nf.fit(images, out=folder, resume=True), uninterrupted)
+
+
+ALTERNATING = ["schedule.latent_epochs=2", "schedule.decoder_epochs=1", "schedule.rounds=2", "training.batch=32"]
+FUNCTIONS = {
+    "functions-alternating": ["latents.code_dim=3", "decoder.width=8", "decoder.depth=2", *ALTERNATING],
+    "functions-joint": ["latents.code_dim=3", "decoder.width=8", "decoder.depth=2", "training.batch=32", "training.epochs=4"],
+    "function": ["latents.code_dim=6", "training.steps=12", "training.batch=3"],
+}
+"""Fits of curves: by samples, in both schedules, and the default one, which learns a noise and a prior before its first step."""
+
+
+@pytest.mark.parametrize("recipe", FUNCTIONS)
+def test_a_fit_of_curves_that_is_interrupted_and_resumed_ends_bit_identical(recipe: str, tmp_path: Path) -> None:
+    curves, arguments, whole = waves(8, 12), {"recipe": recipe, "settings": FUNCTIONS[recipe]}, Watching()
+    uninterrupted = nf.fit(curves, **arguments, progress=whole)
+    steps = len(whole.reports)
+    assert steps >= 8
+    for stop in (1, steps // 2, steps - 1):
+        folder = tmp_path / str(stop)
+        with pytest.raises(InterruptedFitError):
+            nf.fit(curves, out=folder, progress=Watching(stop), **arguments)
+        watching = Watching()
+        resumed = nf.fit(curves, out=folder, resume=True, progress=watching)
+        assert len(watching.reports) == steps - stop
+        assert identical(resumed, uninterrupted)
+        assert identical(nf.Run.load(folder), uninterrupted)
+        assert resumed.recipe.to_toml() == nf.Run.load(folder).recipe.to_toml() == uninterrupted.recipe.to_toml()
+
+
+@pytest.mark.parametrize("stage", ["initialising codes", "preparing inference"])
+def test_a_fit_without_steps_that_is_interrupted_begins_again(stage: str, tmp_path: Path) -> None:
+    curves, arguments = waves(8, 12), {"recipe": "function", "settings": ["latents.code_dim=6"]}
+    uninterrupted = nf.fit(curves, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        nf.fit(curves, out=tmp_path / "run", progress=Watching(at_stage=stage), **arguments)
+    again = arguments if stage == "initialising codes" else {"resume": True}  # nothing is written before the first codes
+    assert identical(nf.fit(curves, out=tmp_path / "run", **again), uninterrupted)
+    assert identical(nf.Run.load(tmp_path / "run"), uninterrupted)
 
 
 def test_an_interruption_of_the_polish_loses_no_training(images: nf.Images, tmp_path: Path, uninterrupted: nf.Run) -> None:
