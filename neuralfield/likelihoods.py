@@ -24,6 +24,25 @@ class Likelihood(nn.Module, ABC):
     def mean(self, predicted: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         """The expected value, in the data's units."""
 
+    def slope(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        """Derivative of the nll by each predicted value."""
+        with torch.enable_grad():
+            predicted = predicted.detach().requires_grad_()
+            return torch.autograd.grad(self.nll(predicted, values).sum(), predicted)[0]
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        """Second derivative of the nll by each predicted value, and nowhere below 0: what Gauss-Newton weighs points with.
+
+        Kinds that are not smooth give that of a parabola above them that touches them here (re-weighted least squares).
+        """
+        with torch.enable_grad():
+            predicted = predicted.detach().requires_grad_()
+            slope = torch.autograd.grad(self.nll(predicted, values).sum(), predicted, create_graph=True)[0]
+            if not slope.requires_grad:  # flat or straight: no curvature anywhere
+                return torch.zeros_like(predicted)
+            each = [torch.autograd.grad(part.sum(), predicted, retain_graph=True)[0] for part in slope.unbind(-1)]
+        return torch.stack([part[..., v] for v, part in enumerate(each)], -1).clamp(min=0)
+
     def residual(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         """r with nll = |r|^2 / 2 + constant, for least-squares kinds; the others refuse."""
         raise NotImplementedError(f"{type(self).__name__} is not a least-squares likelihood")
@@ -62,6 +81,12 @@ class Gaussian(Likelihood):
     def residual(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         return (predicted - values) / self.std
 
+    def slope(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return (predicted - values) / self.std.square()
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return torch.ones_like(predicted) / self.std.square()
+
     def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
         return predicted + self.std * torch.special.ndtri(level)
 
@@ -77,6 +102,10 @@ class Bernoulli(Likelihood):
 
     def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
         return binary_cross_entropy_with_logits(predicted, values, reduction="none").sum(-1)
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        share = torch.sigmoid(predicted)
+        return share * (1 - share)
 
     def mean(self, predicted: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         return torch.sigmoid(predicted)

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.latents.priors import Prior
@@ -34,22 +35,34 @@ class MAP(Objective):
     """-log p(values | z) - log p(z): nats are summed over what was seen, and the prior counts once per signal.
 
     `weight_l2` adds weight_l2 * |decoder weights|^2 to the mean of `Loss.total` over a batch, as `Loss.batch`.
+    `temperature` divides the nats of what was seen: more than 1 where points err together, and say less than they seem to.
     """
 
-    def __init__(self, measurement: Measurement, likelihood: Likelihood, prior: Prior, weight_l2: float = 0.0) -> None:
+    def __init__(
+        self, measurement: Measurement, likelihood: Likelihood, prior: Prior, weight_l2: float = 0.0, temperature: float = 1.0
+    ) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"objective.temperature must be positive, got {temperature}")
+        self.temperature = temperature
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
 
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         latent = source(observations)
-        conditioning = decoder.condition(latent.sample(generator))
-        predicted = self.measurement.measure(Field(decoder.evaluate, conditioning), observations)
-        nll = self.likelihood.nll(predicted, observations.values) * observations.weight
-        return Loss(nll.sum(1), self.prior.cost(latent), observations.observed, self._weight_penalty(decoder))
+        data = self.nats(self.predict(latent.sample(generator), decoder, observations), observations)
+        return Loss(data.sum(1), self.prior.cost(latent), observations.observed, self._weight_penalty(decoder))
 
-    def _weight_penalty(self, decoder: Decoder) -> torch.Tensor:
+    def predict(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, "B N V"]:
+        """What should have been seen, as the likelihood takes it."""
+        return self.measurement.measure(Field(decoder.evaluate, decoder.condition(z)), observations)
+
+    def nats(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N"]:
+        """What each point costs."""
+        return self.likelihood.nll(predicted, observations.values) * (observations.weight / self.temperature)
+
+    def _weight_penalty(self, decoder: Decoder) -> Tensor:
         trained = [p for p in decoder.parameters() if p.requires_grad and p.ndim > 1]
         if not self.weight_l2 or not trained:
             return torch.zeros(())

@@ -66,6 +66,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "solvers": {
         "adam": "neuralfield.inference.adam:Adam",
+        "lbfgs": "neuralfield.inference.lbfgs:LBFGS",
+        "levenberg": "neuralfield.inference.levenberg:Levenberg",
         "linear": "neuralfield.inference.linear:Linear",
     },
     "starts": {

@@ -95,7 +95,7 @@ class Run:
             total += estimate.posterior.covariance().cpu().sum(0)
         spread = total / len(index)
         if settled:
-            return Known(self.model.objective.prior.components().covariance.cpu(), spread)
+            return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
         return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread.shape) + spread, spread)
 
     def infer(self, observations: Observations | Signals, solver: Solver | None = None) -> Estimate:
@@ -116,6 +116,7 @@ class Run:
         """The recipe's solver, with some of its arguments changed."""
         inference = self.recipe.inference
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **changes})
+        solver.prepare(self.model.objective, self.decoder, self.codes, self.domain.grid().to(self.device))
         return solver
 
     def completion_objective(self) -> Objective:

@@ -75,6 +75,10 @@ class Observations(_Tensors):
         scale = self.weight.shape[1] / len(which)
         return Observations(self.index, self.coords[:, which], self.values[:, which], self.weight[:, which] * scale)
 
+    def span(self, points: slice) -> "Observations":
+        """Some points in a row, each standing for as many as before."""
+        return Observations(self.index, self.coords[:, points], self.values[:, points], self.weight[:, points])
+
     def split(self, seen: Bool[Tensor, "B N"]) -> tuple["Observations", "Observations"]:
         """(observed, hidden): one observation for each side of a mask. Unseen points stay unseen on both sides."""
         return replace(self, weight=self.weight * seen), replace(self, weight=self.weight * ~seen)

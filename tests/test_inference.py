@@ -10,6 +10,8 @@ from synthetic import Linear, images, waves
 
 import neuralfield as nf
 from neuralfield.inference.adam import Adam
+from neuralfield.inference.lbfgs import LBFGS
+from neuralfield.inference.levenberg import Levenberg
 from neuralfield.inference.linear import Linear as LinearSolver
 from neuralfield.inference.solver import Solver, frozen
 from neuralfield.inference.starts import Mean, Nearest, Spectral
@@ -29,6 +31,16 @@ class TestAdam(SolverContract):
         settled = self.make().solve(objective, decoder, observations, start)
         again = Adam(steps=7, rate=rate).solve(objective, decoder, observations, settled.latent)
         assert (again.loss.total <= settled.loss.total + 1e-6).all()
+
+
+class TestLevenberg(SolverContract):
+    def make(self) -> Solver:
+        return Levenberg()
+
+
+class TestLBFGS(SolverContract):
+    def make(self) -> Solver:
+        return LBFGS(steps=100)
 
 
 class TestLinear(SolverContract):

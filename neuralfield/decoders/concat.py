@@ -28,6 +28,7 @@ class Concat(Decoder):
         bandwidth: float = 1.5,
     ) -> None:
         super().__init__()
+        self.affine_conditioning = True
         self.features = FourierFeatures(coord_dim, frequencies, bandwidth)
         entering = code_dim + self.features.out_dim
         if skip is not None and not (0 < skip < depth and width > entering):

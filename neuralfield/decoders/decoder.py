@@ -20,6 +20,9 @@ class Decoder(nn.Module, ABC):
     pointwise: ClassVar[bool] = True
     """Whether the value at a point depends on the conditioning and that point alone (so the Jacobian costs one backward pass)."""
 
+    affine_conditioning: bool = False
+    """Whether the conditioning is affine in the code, so that its Jacobian is the same for all codes."""
+
     linear_in_code: bool = False
     """Whether values are affine in the code, so that a code's posterior is known in closed form."""
 

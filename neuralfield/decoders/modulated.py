@@ -35,6 +35,7 @@ class Modulated(Decoder):
         w0: float = 30.0,
     ) -> None:
         super().__init__()
+        self.affine_conditioning = True
         self.width, self.depth, self.modulation = width, depth, modulation
         siren = basis == "siren"
         self.features = FourierFeatures(coord_dim, 0 if siren else frequencies, bandwidth)
@@ -47,17 +48,18 @@ class Modulated(Decoder):
         if siren:
             self._initialise_siren(coord_dim)
 
-    def condition(self, z: Float[Tensor, "B D"]) -> dict[str, Float[Tensor, "B depth 1 width"]]:
-        modulation = rearrange(self.modulate(z), "b (layer k width) -> k b layer 1 width", layer=self.depth, width=self.width)
-        return {"shift": modulation[0]} if self.modulation == "shift" else {"shift": modulation[0], "scale": 1 + modulation[1]}
+    def condition(self, z: Float[Tensor, "B D"]) -> dict[str, list[Float[Tensor, "B 1 width"]]]:
+        modulation = rearrange(self.modulate(z), "b (layer k width) -> k layer b 1 width", layer=self.depth, width=self.width)
+        shift = {"shift": list(modulation[0])}
+        return shift if self.modulation == "shift" else {**shift, "scale": list(1 + modulation[1])}
 
-    def evaluate(self, conditioning: dict[str, Tensor], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
+    def evaluate(self, conditioning: dict[str, list[Tensor]], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
         h = self.features(coords)
         for layer, (linear, gain) in enumerate(zip(self.layers, self.gains, strict=True)):
             h = linear(h) if gain == 1.0 else gain * linear(h)
             if "scale" in conditioning:
-                h = h * conditioning["scale"][:, layer]
-            h = self.activation(h + conditioning["shift"][:, layer])
+                h = h * conditioning["scale"][layer]
+            h = self.activation(h + conditioning["shift"][layer])
         return self.out(h)
 
     @torch.no_grad()

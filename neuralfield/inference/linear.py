@@ -25,9 +25,9 @@ AT_ONCE = 2**23
 
 
 class Linear(Solver):
-    """With x = m + A z + e, e ~ N(0, s^2) and z ~ sum_k w_k N(c_k, S): given x, z is again such a mixture.
+    """With x = m + A z + e, e ~ N(0, s^2) and z ~ sum_k w_k N(c_k, S_k): given x, z is again such a mixture.
 
-    All components share the covariance H^-1 = (A' W A / s^2 + S^-1)^-1; their means and weights follow from
+    A component has the covariance H^-1 = (A' W A / s^2 + S_k^-1)^-1; their means and weights follow from
     A' W (x - m - A c_k) / s^2 alone, so that the cost does not grow with points times components. The estimate is the posterior's
     mean, whose field is the mean of all fields: it has the least expected squared error.
     """
@@ -45,7 +45,7 @@ class Linear(Solver):
         precision = torch.linalg.inv(covariance)
         parts = [
             _posterior(decoder, observations.rows(rows), noise, log_weights, centres, precision, start.mean.shape[1])
-            for rows in torch.arange(len(observations)).split(_rows_at_once(observations, start.mean.shape[1]))
+            for rows in torch.arange(len(observations)).split(_rows_at_once(observations, precision))
         ]
         means = torch.cat([mean for mean, _ in parts]).to(start.mean)
         with torch.no_grad():
@@ -59,9 +59,12 @@ class Linear(Solver):
         return Estimate(Latent(means), loss, steps.bool(), steps, evaluations, reasons, posterior)
 
 
-def _rows_at_once(observations: Observations, code_dim: int) -> int:
-    each = observations.values[0].numel() * (code_dim + 1)
-    return len(observations) if len(observations.coords) == 1 else max(1, AT_ONCE // each)
+def _rows_at_once(observations: Observations, precision: Float[Tensor, "G D D"]) -> int:
+    shared = len(observations.coords) == 1
+    each = 0 if shared else observations.values[0].numel() * (precision.shape[-1] + 1)
+    if len(precision) > 1:
+        each += 2 * precision.numel()
+    return max(1, AT_ONCE // each) if each else len(observations)
 
 
 @torch.no_grad()
@@ -71,7 +74,7 @@ def _posterior(
     noise: float,
     log_weights: Float[Tensor, " K"],
     centres: Float[Tensor, "K D"],
-    precision: Float[Tensor, "D D"],
+    precision: Float[Tensor, "G D D"],
     code_dim: int,
 ) -> tuple[Float[Tensor, "B D"], Posterior]:
     mean, jacobian = _affine(decoder, observations.coords, code_dim)
@@ -79,19 +82,21 @@ def _posterior(
     residual = observations.values.double().flatten(1) - mean
     square = _square(jacobian, weight)  # A' W A / s^2
     cross = einsum(jacobian.expand(len(weight), -1, -1), weight * residual, "b n d, b n -> b d")
-    factor = torch.linalg.cholesky(square + precision)
-    covariance = torch.cholesky_inverse(factor).expand(len(weight), -1, -1)
+    factor = torch.linalg.cholesky(square[:, None] + precision)
+    covariance = torch.cholesky_inverse(factor).expand(len(weight), -1, -1, -1)
     along = einsum(square.expand(len(weight), -1, -1), centres, "b d e, k e -> b k d")
     pull = cross[:, None] - along
-    step = pull @ covariance
+    step = pull @ covariance[:, 0] if len(precision) == 1 else einsum(pull, covariance, "b k d, b k d e -> b k e")
     # |x - m - A c|^2 / s^2 without the part that all components have in common, less what the step gains
     misfit = einsum(along - 2 * cross[:, None], centres, "b k d, k d -> b k")
-    log_weights = torch.log_softmax(log_weights - 0.5 * (misfit - (pull * step).sum(-1)), 1)
+    room = torch.logdet(precision) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # the same for all that share a covariance
+    log_weights = torch.log_softmax(log_weights - 0.5 * (misfit - (pull * step).sum(-1) - room), 1)
     means = centres + step
     best = log_weights.topk(min(KEPT, log_weights.shape[1]), 1).indices
     kept = torch.log_softmax(log_weights.gather(1, best), 1)
     rows = torch.arange(len(best), device=best.device)[:, None]
-    posterior = Posterior(kept.float(), means[rows, best].float(), torch.linalg.cholesky(covariance).float())
+    spread = covariance if len(precision) == 1 else covariance[rows, best]
+    posterior = Posterior(kept.float(), means[rows, best].float(), torch.linalg.cholesky(spread).float())
     return einsum(log_weights.exp(), means, "b k, b k d -> b d"), posterior
 
 
@@ -114,7 +119,7 @@ def _affine(decoder: Decoder, coords: Float[Tensor, "G N C"], code_dim: int) -> 
 
 
 def _refuse_others(objective: Objective, decoder: Decoder) -> tuple[float, Components]:
-    """(noise variance, the prior's components), or one line that says what does not fit."""
+    """(noise variance, tempered, and the prior's components), or one line that says what does not fit."""
     if not decoder.linear_in_code:
         raise UsageError(
             f'solver "linear" needs a decoder that is linear in the code, not {type(decoder).__name__}; '
@@ -127,6 +132,6 @@ def _refuse_others(objective: Objective, decoder: Decoder) -> tuple[float, Compo
             f'solver "linear" needs a Gaussian likelihood, not {type(objective.likelihood).__name__}; say --set inference.kind=adam'
         )
     try:
-        return float(objective.likelihood.std) ** 2, objective.prior.components()
+        return objective.temperature * float(objective.likelihood.std) ** 2, objective.prior.components()
     except NotImplementedError as error:
         raise UsageError(f'solver "linear" needs a prior of Gaussians: {error}; say --set inference.kind=adam') from None

@@ -6,12 +6,16 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.objective import Objective
 from neuralfield.types import Estimate, Latent, Observations
+
+
+ROUNDING = 1e-6
+"""Share of the cost that sums in float32 do not resolve: a model that promises less has nothing left to give."""
 
 
 class Solver(ABC):
@@ -23,6 +27,10 @@ class Solver(ABC):
 
     def check(self, objective: Objective, decoder: Decoder) -> None:
         """Refuse in one line a model that it cannot solve, before anything is trained; most solvers take any."""
+        return None
+
+    def prepare(self, objective: Objective, decoder: Decoder, codes: Float[Tensor, "n D"], coords: Float[Tensor, "1 N C"]) -> None:
+        """Look at a fitted decoder, the codes of its bank and the points of its domain before signals are solved; most have no need."""
         return None
 
     @abstractmethod
@@ -37,6 +45,14 @@ def points_per_seen(decoder: Decoder, observations: Observations) -> Float[Tenso
     """
     seen = (observations.weight > 0).sum(1).clamp(min=1)
     return observations.weight.shape[1] / seen if decoder.pointwise else torch.ones_like(seen, dtype=torch.float32)
+
+
+def reasons_of(converged: Bool[Tensor, " B"], tried: Int[Tensor, " B"], most: int) -> tuple[str, ...]:
+    """Why each search ended, of solvers that try steps until a model promises nothing more."""
+    return tuple(
+        "converged" if settled else f"{'cut short' if steps == most else 'no step lowers the objective'} after {steps} steps"
+        for settled, steps in zip(converged.tolist(), tried.tolist(), strict=True)
+    )
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class KernelDensity(Prior):
         return self
 
     def components(self) -> Components:
-        return Components(self.log_weights, self.means, self.factor @ self.factor.T)
+        return Components(self.log_weights, self.means, (self.factor @ self.factor.T)[None])
 
 
 def _bandwidth(codes: Float[Tensor, "n L"], unknown: Float[Tensor, "L L"]) -> float:

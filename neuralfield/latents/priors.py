@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,11 +18,14 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class Components:
-    """A prior as sum_k weight_k N(mean_k, covariance): what solvers in closed form need of it."""
+    """A prior as sum_k weight_k N(mean_k, covariance_k): what solvers in closed form need of it.
+
+    G is K, or 1 where all components share one covariance.
+    """
 
     log_weights: Float[Tensor, " K"]
     means: Float[Tensor, "K D"]
-    covariance: Float[Tensor, "D D"]
+    covariance: Float[Tensor, "G D D"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,21 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
         """Learn from the codes of a fitted bank what codes look like, and from what else is `known` of them."""
+
+    def curvature(self, latent: Latent) -> Float[Tensor, "b D D"]:
+        """Curvature of the cost for Gauss-Newton, positive semi-definite: of a mixture, that of the quadratic bound that EM minimises.
+
+        b is B, or 1 where it is the same for all codes.
+        """
+        components = self.components()
+        precision = torch.linalg.inv(components.covariance.double())
+        if len(precision) == 1:
+            return precision
+        # log densities of each component, up to a constant
+        apart = latent.mean.double()[:, None] - components.means.double()
+        squares = einsum(apart, precision, apart, "b k d, k d e, b k e -> b k")
+        logits = components.log_weights.double() + 0.5 * (torch.logdet(precision) - squares)
+        return einsum(logits.softmax(1), precision, "b k, k d e -> b d e")
 
     def adopt(self, basis: SpectralBasis) -> bool:
         """Begin as that of the linear model whose coefficients the first codes are, and say so; most priors stay as they are."""
@@ -87,7 +106,7 @@ class Isotropic(Prior):
 
     def components(self) -> Components:
         covariance = self.std.square() * torch.eye(self.code_dim, device=self.std.device)
-        return Components(torch.zeros_like(covariance[0, :1]), torch.zeros_like(covariance[:1]), covariance)
+        return Components(torch.zeros_like(covariance[0, :1]), torch.zeros_like(covariance[:1]), covariance[None])
 
 
 class Gaussian(Prior):
@@ -123,7 +142,7 @@ class Gaussian(Prior):
         return True
 
     def components(self) -> Components:
-        return Components(torch.zeros_like(self.mean[:1]), self.mean[None], self.factor @ self.factor.T)
+        return Components(torch.zeros_like(self.mean[:1]), self.mean[None], (self.factor @ self.factor.T)[None])
 
 
 def covariance_of(codes: Float[Tensor, "n D"], known: Known | None) -> Float[Tensor, "D D"]:

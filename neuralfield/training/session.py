@@ -47,6 +47,8 @@ class Session:
         inference = self.recipe.inference
         counted = {"steps": steps} if "steps" in inference.arguments else {}
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **counted})
+        codes = self.model.source.codes.detach()
+        solver.prepare(self.model.objective, self.model.decoder, codes, self.model.domain.grid().to(codes.device))
         return solver
 
     def resolve(self, table: str, arguments: dict[str, Any]) -> None:
