@@ -20,6 +20,8 @@ class Objective(nn.Module, ABC):
     likelihood: Likelihood
     prior: Prior
 
+    temperature: float = 1.0
+
     @abstractmethod
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None

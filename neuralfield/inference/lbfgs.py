@@ -1,4 +1,4 @@
-"""Limited-memory BFGS, all signals of a batch at once, each with a history and a line search of its own (Nocedal and Wright, 7.2)."""
+"""Limited-memory BFGS (Nocedal and Wright, 7.2), every signal of a batch with a history and a line search of its own."""
 
 import torch
 from einops import einsum
@@ -25,7 +25,7 @@ LEAST_LENGTH = 1e-6
 class LBFGS(Solver):
     """Steps along -H g, H from the last `memory` changes of the gradient, halved until they lower the objective.
 
-    The first H is the inverse of the mean Gauss-Newton curvature over the bank and of the prior's, estimated once for all signals:
+    The first H is the inverse of the mean Gauss-Newton curvature over the bank and of the prior's, estimated once:
     what is seen of a signal scales the former. A signal has converged, and leaves the batch, when the model promises to fall by less
     than `tolerance` nats per observed value. `steps` counts evaluations of the objective and its gradient.
     """
@@ -121,9 +121,10 @@ def _remembered(
 def _curvature_per_point(
     objective: MAP, decoder: Decoder, codes: Float[Tensor, "n D"], coords: Float[Tensor, "1 N C"]
 ) -> Float[Tensor, "D D"]:
-    """J' C J / N, C the likelihood's curvature, averaged over codes: E[(J' C^1/2 u)(J' C^1/2 u)'] for random signs u (Hutchinson 1990).
+    """J' C J / N, C the likelihood's curvature, averaged over codes.
 
-    In float64, by one backward pass for each of PROBES vectors u. Measurements other than points do not change it.
+    It is E[(J' C^1/2 u)(J' C^1/2 u)'] for random signs u (Hutchinson 1990):
+    in float64, by one backward pass for each of PROBES vectors u. Measurements other than points do not change it.
     """
     draw = generator(PROBING)
     total = torch.zeros(codes.shape[1], codes.shape[1], dtype=torch.float64, device=codes.device)

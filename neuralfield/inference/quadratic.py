@@ -1,4 +1,4 @@
-"""The objective around some codes, to second order: exact derivatives of the decoder, Gauss-Newton curvature (DESIGN.md, decision 2)."""
+"""The objective around some codes, to second order: exact derivatives of the decoder, Gauss-Newton curvature."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,14 +55,14 @@ class Quadratic:
         return Quadratic(self.data[which], self.prior[which], self.gradient[which], self.curvature[which])
 
     def move(self, rows: Tensor, trial: "Quadratic", better: Bool[Tensor, " b"], learned: bool) -> None:
-        """Of some signals, in place: go to the trial where it is better; what it has `learned` of the curvature stays in any case."""
+        """Of some signals, in place: go to the trial where it is better; curvature that it has `learned` stays in any case."""
         for name in ("data", "prior", "gradient", "curvature"):
             taken = torch.ones_like(better) if learned and name == "curvature" else better
             getattr(self, name)[rows[taken]] = getattr(trial, name)[taken]
 
 
 def quadratic(objective: MAP, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Quadratic:
-    """The objective around the codes `z`. The gradient is exact; the curvature is J' C J, C that of the likelihood, and the prior's."""
+    """The objective around the codes `z`: the exact gradient, and the curvature J' C J + P of likelihood C and prior P."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         prior = objective.prior.cost(Latent(leaf))
@@ -104,7 +104,7 @@ def secant(
 ) -> Quadratic:
     """The objective around the codes `z` = those of `before` + `step`, from its gradient alone.
 
-    The curvature is the one before, updated so that it explains by how much the gradient has changed (BFGS, damped as in Powell 1978
+    The curvature is the one before, updated so that it explains how the gradient has changed (BFGS, damped as in Powell 1978
     so that it stays positive).
     """
     data, prior, gradient = slope(objective, decoder, observations, z)
@@ -130,7 +130,7 @@ def jacobians(objective: MAP, decoder: Decoder, observations: Observations, z: F
     """Predictions and their exact Jacobians, part by part; none is larger than AT_ONCE numbers, but for a single signal or point.
 
     Where the conditioning acts point by point it is copied to every point: the gradient of the sum over all points then holds each
-    point's own derivative, and costs one backward pass for each value dimension. Others go code dimension by code dimension, forward.
+    point's own derivative, and costs one backward pass for each value dimension. Others go forward along every code dimension.
     """
     with frozen(decoder):
         if not isinstance(objective.measurement, Points) or not decoder.pointwise:

@@ -13,7 +13,6 @@ from neuralfield.decoders.decoder import Decoder
 from neuralfield.objective import Objective
 from neuralfield.types import Estimate, Latent, Observations
 
-
 ROUNDING = 1e-6
 """Share of the cost that sums in float32 do not resolve: a model that promises less has nothing left to give."""
 
@@ -30,7 +29,7 @@ class Solver(ABC):
         return None
 
     def prepare(self, objective: Objective, decoder: Decoder, codes: Float[Tensor, "n D"], coords: Float[Tensor, "1 N C"]) -> None:
-        """Look at a fitted decoder, the codes of its bank and the points of its domain before signals are solved; most have no need."""
+        """Look at a fitted decoder, its codes and the points of its domain before signals are solved; most have no need."""
         return None
 
     @abstractmethod

@@ -9,6 +9,7 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import hessian, vmap
 
 from neuralfield.latents.basis import SpectralBasis
 from neuralfield.types import Latent
@@ -55,11 +56,16 @@ class Prior(nn.Module, ABC):
         """Learn from the codes of a fitted bank what codes look like, and from what else is `known` of them."""
 
     def curvature(self, latent: Latent) -> Float[Tensor, "b D D"]:
-        """Curvature of the cost for Gauss-Newton, positive semi-definite: of a mixture, that of the quadratic bound that EM minimises.
+        """Curvature of the cost, positive semi-definite: of a mixture, that of the quadratic bound that EM minimises.
 
         b is B, or 1 where it is the same for all codes.
         """
-        components = self.components()
+        try:
+            components = self.components()
+        except NotImplementedError:
+            exact = vmap(hessian(lambda z: self.cost(Latent(z[None]))[0]))(latent.mean.detach().double())
+            values, vectors = torch.linalg.eigh(exact)
+            return vectors * values.clamp(min=0)[:, None] @ vectors.mT
         precision = torch.linalg.inv(components.covariance.double())
         if len(precision) == 1:
             return precision
