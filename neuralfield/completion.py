@@ -13,10 +13,10 @@ from neuralfield.run import Run, concatenate, fitting, load_signals
 from neuralfield.seeds import generator
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
-from neuralfield.types import Estimate, Observations
+from neuralfield.types import Estimate, Field, Observations
 
-DRAWN_AT_ONCE = 2**23
-"""Values that are drawn and sorted at once: 64 MiB in float64, of which their scores need several copies."""
+DRAWN_AT_ONCE = 2**21
+"""Values that are drawn and sorted at once: 16 MiB in float64, of which their scores need several copies."""
 DRAWING = 1005  # the seed's second number; masks draw from others
 
 
@@ -39,6 +39,42 @@ class Completion:
             for side, scores in self.scores.items()
         }
 
+    def draws(self, rows: Int[Tensor, " B"]) -> "Draws | None":
+        """Those of some signals, where there are any."""
+        return draws_of(self.estimate, rows, self.samples, self.seed) if self.samples else None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Codes [S, B, D] from the posteriors of some signals, and the quantile [S, B] at which each draw's noise lies.
+
+    In one draw the noise has the same quantile at every point: each point's values are distributed as they should be, and bands
+    are as smooth as the fields.
+    """
+
+    codes: Float[Tensor, "S B D"]
+    levels: Float[Tensor, "S B"]
+
+    @torch.no_grad()
+    def fields(self, run: Run, coords: Float[Tensor, "G N C"]) -> Float[Tensor, "S B N V"]:
+        """Values of the fields themselves."""
+        return torch.stack([run.field(z)(coords) for z in self.codes])
+
+    def values(self, run: Run, coords: Float[Tensor, "G N C"]) -> Float[Tensor, "S B N V"]:
+        """Values as they might be seen, with noise."""
+        fields = self.fields(run, coords)
+        return run.calibration.predictive(run.model.objective.likelihood).quantile(fields, self.levels[..., None, None].to(fields))
+
+
+def completed(run: Run, estimate: Estimate, rows: Int[Tensor, " B"], draws: Draws | None) -> Field:
+    """The completion of some signals: the mean over draws where there are any, else the field of their codes.
+
+    Decoders linear in the code need no draws for their mean.
+    """
+    if draws is None or run.decoder.linear_in_code:
+        return run.field(estimate.latent.mean[rows])
+    return run.mean_field(draws.codes)
+
 
 def complete(
     run: Run,
@@ -51,56 +87,53 @@ def complete(
 ) -> Completion:
     """Search the codes of signals (a data set, or the test split of a source) from what masks leave; score both sides.
 
-    `samples` completions are drawn of each signal, by default as many as the recipe says, and its bands are scored too.
+    `samples` completions are drawn of each signal, by default as many as the recipe says: their mean is the completion that is
+    scored, and their bands are scored too.
     """
     signals = load_signals(run, signals, split="test") if isinstance(signals, str) else fitting(signals, run)
     visibility, solver = visibility or Visibility(), solver or run.solver()
-    samples = _samples(run, solver, samples)
+    samples = run.recipe.inference.samples if samples is None else samples
+    if samples == 1:
+        raise UsageError("one sample makes no band; ask for 2 or more, or for 0")
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
-        estimate = run.infer(observed, solver)
+        estimate = run.infer(observed, solver, samples)
         sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
-        each = max(1, DRAWN_AT_ONCE // (max(1, samples) * observed.values[0].numel()))
-        for rows in torch.arange(len(observed)).split(each):
+        for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
+            draws = draws_of(estimate, rows, samples, seed, observed.index[rows]) if samples else None
+            field = completed(run, estimate, rows, draws)
             part = {side: view.rows(rows) for side, view in sides.items()}
-            drawn = draw(run, estimate, rows, part["observed"], samples, seed) if samples else None
-            field = run.field(estimate.latent.mean[rows])
-            collected.append({side: run.domain.score(field, view.to(run.device), drawn) for side, view in part.items()})
+            collected.append(
+                {
+                    side: run.domain.score(field, view.to(run.device), None if draws is None else draws.values(run, view.coords))
+                    for side, view in part.items()
+                }
+            )
         estimates.append(estimate)
         progress(sum(len(e.latent) for e in estimates) / len(signals))
     return Completion(concatenate(estimates), _joined(collected), samples, seed)
 
 
-@torch.no_grad()
-def draw(
-    run: Run, estimate: Estimate, rows: Int[Tensor, " B"], places: Observations, count: int, seed: int = 0
-) -> Float[Tensor, "S B N V"]:
-    """Values at `places` of some rows of an estimate, as they might be seen: codes from the posterior, then noise, `count` times.
+def at_once(samples: int, observations: Observations) -> int:
+    """Signals whose draws are looked at together."""
+    return max(1, DRAWN_AT_ONCE // (max(1, samples) * observations.values[0].numel()))
 
-    In one draw the noise has the same quantile at every point: each point's values are distributed as they should be, and bands
-    are as smooth as the fields. What is drawn for a signal depends on the seed and its number in the set alone.
+
+def draws_of(
+    estimate: Estimate, rows: Int[Tensor, " B"], count: int, seed: int = 0, numbers: Int[Tensor, " B"] | None = None
+) -> Draws:
+    """`count` draws for some rows of an estimate.
+
+    What is drawn for a signal depends on the seed and its number in the set alone; `numbers` are the rows by default.
     """
+    if estimate.posterior is None:
+        raise UsageError(f"this estimate has no posterior to draw from: run.infer(observations, samples={count})")
     codes, levels = [], []
-    for row, number in zip(rows.tolist(), places.index.tolist(), strict=True):
+    for row, number in zip(rows.tolist(), (rows if numbers is None else numbers).tolist(), strict=True):
         random = generator(seed, DRAWING, number)
         codes.append(estimate.posterior.rows(slice(row, row + 1)).sample(count, random))
         levels.append((torch.randperm(count, generator=random) + 0.5) / count)
-    values = torch.stack([run.field(z)(places.coords) for z in torch.cat(codes, 1)])
-    return run.model.objective.likelihood.quantile(values, torch.stack(levels, 1)[..., None, None].to(values))
-
-
-def _samples(run: Run, solver: Solver, samples: int | None) -> int:
-    """How many to draw; where nobody asks for any, only a solver that gives posteriors draws them."""
-    if samples == 1:
-        raise UsageError("one sample makes no band; ask for 2 or more, or for 0")
-    if samples and not solver.gives_posterior:
-        raise UsageError(
-            f"solver {type(solver).__name__} gives one answer and no posterior to draw samples from; leave out the samples, "
-            "or take a solver that does"
-        )
-    if samples is None:
-        return run.recipe.inference.samples if solver.gives_posterior else 0
-    return samples
+    return Draws(torch.cat(codes, 1), torch.stack(levels, 1))
 
 
 def views(run: Run, signals: Signals, visibility: Visibility) -> Iterator[tuple[Observations, Observations]]:

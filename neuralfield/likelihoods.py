@@ -51,6 +51,10 @@ class Likelihood(nn.Module, ABC):
         """What a share `level` of observed values lies below, for kinds that know it; the others refuse."""
         raise NotImplementedError(f"{type(self).__name__} gives no quantiles")
 
+    def with_noise(self, std: float) -> "Likelihood":
+        """The same with another standard deviation, for kinds that have one; the others stay as they are."""
+        return self
+
     def learn(self, noise: float) -> dict[str, float]:
         """Take the noise variance that a linear model of the data has found; returns the constructor arguments that it changed."""
         return {}
@@ -89,6 +93,9 @@ class Gaussian(Likelihood):
 
     def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
         return predicted + self.std * torch.special.ndtri(level)
+
+    def with_noise(self, std: float) -> "Likelihood":
+        return Gaussian(std).to(self.std.device)
 
     def learn(self, noise: float) -> dict[str, float]:
         if self.noise == "fixed":

@@ -1,6 +1,7 @@
 """The only place where a loss is assembled; training and inference use it unchanged."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -48,13 +49,20 @@ class MAP(Objective):
             raise ValueError(f"objective.temperature must be positive, got {temperature}")
         self.temperature = temperature
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
+        self.shift: Float[Tensor, "n D"] | None = None
 
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         latent = source(observations)
         data = self.nats(self.predict(latent.sample(generator), decoder, observations), observations)
-        return Loss(data.sum(1), self.prior.cost(latent), observations.observed, self._weight_penalty(decoder))
+        return Loss(
+            data.sum(1), self.prior.cost(self.moved(latent, observations)), observations.observed, self._weight_penalty(decoder)
+        )
+
+    def moved(self, latent: Latent, observations: Observations) -> Latent:
+        """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""
+        return latent if self.shift is None else replace(latent, mean=latent.mean - self.shift[observations.index])
 
     def predict(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, "B N V"]:
         """What should have been seen, as the likelihood takes it."""

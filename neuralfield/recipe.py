@@ -69,11 +69,17 @@ class Part(BaseModel):
 
 
 class Inference(Part):
-    """The solver (`kind`), and what every solver needs beside it; `samples` are drawn of every completion, for its band."""
+    """The solver (`kind`), and what every solver needs beside it.
+
+    A search begins from `starts` codes of each signal. `samples` are drawn of every completion, for its mean and band, from the
+    `posterior`: "laplace", "randomised" or "langevin".
+    """
 
     kind: str = "adam"
     start: str = "spectral"
+    starts: int = Field(default=1, ge=1)
     prior: str = "gaussian"
+    posterior: str = "laplace"
     batch: int = Field(default=256, ge=1)
     samples: int = Field(default=0, ge=0)
 
@@ -166,6 +172,7 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
     """
     solver = construct("inference", recipe.inference.kind, recipe.inference.arguments)
     resolve("starts", recipe.inference.start)
+    resolve("posteriors", recipe.inference.posterior)
     if recipe.inference.prior != TRAINING_PRIOR:
         resolve("priors", recipe.inference.prior)
     with torch.random.fork_rng(devices=[]):

@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "isotropic": "neuralfield.latents.priors:Isotropic",
         "gaussian": "neuralfield.latents.priors:Gaussian",
         "kernel-density": "neuralfield.latents.kernel_density:KernelDensity",
+        "mixture": "neuralfield.latents.mixture:Mixture",
     },
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",
@@ -69,6 +70,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "lbfgs": "neuralfield.inference.lbfgs:LBFGS",
         "levenberg": "neuralfield.inference.levenberg:Levenberg",
         "linear": "neuralfield.inference.linear:Linear",
+    },
+    "posteriors": {
+        "laplace": "neuralfield.inference.laplace:Laplace",
+        "langevin": "neuralfield.inference.langevin:Langevin",
+        "randomised": "neuralfield.inference.randomised:Randomised",
     },
     "starts": {
         "mean": "neuralfield.inference.starts:Mean",

@@ -8,25 +8,29 @@ from typing import Any, Self
 
 import tomli_w
 import torch
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
-from neuralfield.inference.posterior import Posterior
+from neuralfield.inference.calibration import Calibration
+from neuralfield.inference.posterior import Approximation, Posterior
+from neuralfield.inference.restarts import search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
 from neuralfield.latents.priors import Known, Prior
-from neuralfield.objective import Objective
+from neuralfield.objective import MAP, Objective
 from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals, UnlikeError
-from neuralfield.types import Estimate, Field, Latent, Loss, Observations
+from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
 
 SPREAD_OVER = 256
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
-FORMAT = 2
+FORMAT = 3
 """Version of the run folder. Others are refused by name."""
 
 
@@ -40,6 +44,7 @@ class Run:
         self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, list(ids), labels, facts
         self.domain, self.decoder = model.domain, model.decoder
         self.start, self.prior = construct_start(self), construct_prior(self)
+        self.calibration = Calibration()
         self.known: Known | None = None
         self.path: Path | None = None
 
@@ -57,7 +62,7 @@ class Run:
 
     def to(self, device: torch.device | str) -> Self:
         """Move every part to a device."""
-        for module in (self.model.source, self.decoder, self.model.objective, self.start, self.prior):
+        for module in (self.model.source, self.decoder, self.model.objective, self.start, self.prior, self.calibration):
             module.to(device)
         return self
 
@@ -68,6 +73,18 @@ class Run:
             raise NeuralfieldError(f"codes must be [B, {self.codes.shape[1]}] for this run, got {list(latent.mean.shape)}")
         field = self.model.objective.field(latent.to(self.device), self.decoder)
         return replace(field, coord_dim=self.domain.coord_dim)
+
+    def mean_field(self, codes: Float[Tensor, "S B D"]) -> Field:
+        """The mean of the fields of S codes of each signal: of draws from a posterior, that of least expected squared error."""
+        count, field = len(codes), self.field(codes.transpose(0, 1).flatten(0, 1))
+
+        def evaluate(conditioning: Conditioning, coords: Tensor) -> Tensor:
+            flat = tree_map(lambda leaf: leaf.flatten(0, 1), conditioning)
+            at = coords if len(coords) == 1 else coords.repeat_interleave(count, 0)
+            return reduce(field.link(field.evaluate(flat, at)), "(b s) n v -> b n v", "mean", s=count)
+
+        conditioning = tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), field.conditioning)
+        return Field(evaluate, conditioning, coord_dim=self.domain.coord_dim)
 
     def prepare(self, signals: Signals, generator: torch.Generator, settled: bool = False) -> None:
         """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior.
@@ -98,18 +115,26 @@ class Run:
             return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
         return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread.shape) + spread, spread)
 
-    def infer(self, observations: Observations | Signals, solver: Solver | None = None) -> Estimate:
-        """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU."""
+    def infer(self, observations: Observations | Signals, solver: Solver | None = None, samples: int = 0) -> Estimate:
+        """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU.
+
+        With `samples`, the estimate's posterior is one that so many codes of each signal can be drawn from, by any solver.
+        """
         if isinstance(observations, Signals):
             signals = fitting(observations, self)
-            return concatenate([self.infer(batch, solver) for batch in signals.batches(self.recipe.inference.batch)])
-        solver = solver or self.solver()
+            return concatenate([self.infer(batch, solver, samples) for batch in signals.batches(self.recipe.inference.batch)])
+        solver, settings = solver or self.solver(), self.recipe.inference
         objective = self.completion_objective()
         estimates = []
-        for rows in torch.arange(len(observations)).split(self.recipe.inference.batch):
+        for rows in torch.arange(len(observations)).split(settings.batch):
             batch = observations.rows(rows).to(self.device)
-            estimate = solver.solve(objective, self.decoder, batch, self.start(batch, self.decoder, objective))
-            estimates.append(replace(estimate, evaluations=estimate.evaluations + self.start.evaluations(batch, self.decoder)))
+            starts, work = self.start.several(batch, self.decoder, objective, settings.starts)
+            estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
+            if samples and isinstance(objective, MAP) and estimate.posterior is not None:
+                approximation: Approximation = resolve("posteriors", settings.posterior)()
+                posterior, more = approximation(objective, self.decoder, batch, estimate.posterior, solver, samples)
+                estimate, work = replace(estimate, posterior=posterior), work + more
+            estimates.append(replace(estimate, evaluations=estimate.evaluations + work))
         return concatenate(estimates)
 
     def solver(self, **changes: Any) -> Solver:
@@ -120,12 +145,13 @@ class Run:
         return solver
 
     def completion_objective(self) -> Objective:
-        """The objective of the fit, with the prior that was learned from the bank."""
+        """The objective of the fit, with the prior that was learned from the bank, at the calibrated temperature."""
         objective = self.recipe.objective
         parts = {"measurement": self.model.objective.measurement, "likelihood": self.model.objective.likelihood}
         takes = inspect.signature(resolve("objectives", objective.kind)).parameters
         given = {key: value for key, value in {**parts, "prior": self.prior}.items() if key in takes}
         made: Objective = construct("objective", objective.kind, {**objective.arguments, **given})
+        made.temperature *= float(self.calibration.temperature)
         return made
 
     def add(self, signals: Signals) -> Estimate:
@@ -157,7 +183,7 @@ class Run:
         labels = {} if self.labels is None else {"labels": self.labels}
         files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
-        learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective})
+        learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective, "calibration": self.calibration})
         if self.prior is not self.model.objective.prior:
             learned["prior"] = self.prior
         known = {} if self.known is None else {"known.covariance": self.known.covariance, "known.spread": self.known.spread}
@@ -193,6 +219,7 @@ class Run:
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
         files.restore(self.model.objective, _part_of(tensors, "objective"), file)
+        files.restore(self.calibration, _part_of(tensors, "calibration"), file)
         known = _part_of(tensors, "known")
         self.known = Known(**known) if known else None
         for name, part in (("start", self.start), ("prior", self.prior)):

@@ -16,7 +16,7 @@ from synthetic import waves
 from torch import Tensor
 
 import neuralfield as nf
-from neuralfield.completion import draw
+from neuralfield.completion import draws_of
 from neuralfield.domains.ensembles import LEVEL
 from neuralfield.domains.function import Function
 from neuralfield.errors import NeuralfieldWarning, UsageError
@@ -51,8 +51,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def drawn(run: nf.Run, estimate: nf.Estimate, index: Tensor, coords: Tensor, count: int, seed: int = 0) -> Tensor:
     """Draws [S, B, N, V] at points [1 or B, N, C] of the signals that are estimated, whose numbers in their set are `index`."""
-    blank = torch.zeros(len(index), coords.shape[1], run.domain.value_dim)
-    return draw(run, estimate, torch.arange(len(index)), nf.Observations(index, coords, blank, blank[..., 0]), count, seed)
+    return draws_of(estimate, torch.arange(len(index)), count, seed, index).values(run, coords)
 
 
 # a run
@@ -168,15 +167,21 @@ def test_a_curve_without_points_is_completed_by_the_mean_with_the_whole_spread(r
     assert completion.scores["observed"]["crps"].isnan().tolist() == [True, False]
 
 
-def test_only_a_solver_with_a_posterior_draws_samples(fitted_curves: Path, new: nf.Curves) -> None:
-    run = nf.Run.load(fitted_curves, ["inference.kind=adam"])
-    completion = nf.complete(run, new)
-    assert completion.samples == 0
-    assert completion.estimate.posterior is None
-    assert "crps" not in completion.scores["observed"]
-    with pytest.raises(UsageError, match="solver Adam gives one answer and no posterior"):
-        nf.complete(run, new, samples=3)
-    assert "crps" in nf.complete(nf.Run.load(fitted_curves), new, samples=3).scores["observed"]
+@pytest.mark.parametrize("kind", ["adam", "lbfgs", "levenberg"])
+def test_of_any_solver_samples_come_from_the_curvature_at_its_answer(fitted_curves: Path, new: nf.Curves, kind: str) -> None:
+    prior = "inference.prior=gaussian"
+    run = nf.Run.load(fitted_curves, [prior, f"inference.kind={kind}", "inference.steps=300"])
+    exact = nf.Run.load(fitted_curves, [prior]).infer(new)
+    assert "crps" not in nf.complete(run, new, samples=0).scores["observed"]
+    assert "crps" in nf.complete(run, new, samples=3).scores["observed"]
+    # of a decoder linear in the code, under one Gaussian, the curvature is that of the exact posterior
+    torch.testing.assert_close(run.infer(new, samples=3).posterior.covariance(), exact.posterior.covariance(), rtol=1e-2, atol=1e-4)
+
+
+def test_an_estimate_without_a_posterior_has_nothing_to_draw_from(fitted_curves: Path, new: nf.Curves) -> None:
+    estimate = nf.Run.load(fitted_curves, ["inference.kind=adam", "inference.prior=gaussian"]).infer(new)
+    with pytest.raises(UsageError, match="no posterior to draw from"):
+        draws_of(estimate, torch.arange(2), 3)
 
 
 def test_adam_reaches_the_codes_of_the_closed_form_under_one_normal_prior(fitted_curves: Path, new: nf.Curves) -> None:
@@ -268,13 +273,6 @@ def test_the_number_of_samples_is_that_of_the_recipe_or_as_asked(nf_: Nf, fitted
     assert scores[2] == scores[3] != scores[0]
     assert scores[4] != scores[2]
     assert scores[4]["rmse"] == scores[2]["rmse"]
-
-
-def test_samples_of_a_solver_without_a_posterior_are_wrong_usage(nf_: Nf, fitted_curves: Path, tmp_path: Path) -> None:
-    words = ["eval", fitted_curves, "--solver", "adam", "--limit", 2, "--data", write_long(tmp_path / "new.csv", waves(3, seed=7))]
-    failed(nf_(*words, "--samples", 3), 2, "Adam", "no posterior")
-    assert nf_(*words).code == 0
-    assert nf_(*words, "--samples", 0).code == 0
 
 
 def test_a_solver_that_does_not_fit_the_run_is_wrong_usage(nf_: Nf, fitted: Path) -> None:

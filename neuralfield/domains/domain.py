@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from neuralfield.domains.ensembles import Drawn
 from neuralfield.errors import UsageError
 from neuralfield.registry import nearest
 from neuralfield.types import Field, Observations
@@ -61,10 +62,10 @@ class Domain(ABC):
         observed: Observations,
         hidden: Observations,
         field: Field,
-        samples: Float[Tensor, "S B N V"] | None = None,
+        drawn: Drawn | None = None,
         ids: list[str] | None = None,
     ) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
-        """Titled rows of pictures of completed signals, called `ids`; `samples` are draws on the domain's own grid."""
+        """Titled rows of pictures of completed signals, called `ids`; `drawn` are draws of them."""
         rows = {"observed": self.draw(observed), "completion": self.render(field)}
         if bool((hidden.weight > 0).any()):
             known = ((observed.weight + hidden.weight) > 0)[..., None]

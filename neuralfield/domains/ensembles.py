@@ -1,8 +1,19 @@
 """How good a band is: scores of samples drawn from what is believed of values, against the values."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws of completions on a domain's own grid: the `fields` alone, and `values` as they might be seen, with noise."""
+
+    fields: Float[Tensor, "S B N V"]
+    values: Float[Tensor, "S B N V"]
+
 
 LEVEL = 0.9
 """Share of values that a band should hold."""

@@ -10,7 +10,7 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from neuralfield.domains.domain import Domain
-from neuralfield.domains.ensembles import band, band_scores
+from neuralfield.domains.ensembles import Drawn, band, band_scores
 from neuralfield.domains.plots import COLOURS, Curve, panel
 from neuralfield.errors import NeuralfieldError
 from neuralfield.types import Field, Observations
@@ -135,12 +135,12 @@ class Function(Domain):
         observed: Observations,
         hidden: Observations,
         field: Field,
-        samples: Float[Tensor, "S B N V"] | None = None,
+        drawn: Drawn | None = None,
         ids: list[str] | None = None,
     ) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
         coords = self.grid()
         times, values = self.in_units(coords[0], field(coords))
-        low, high = (None, None) if samples is None else (self.values_of(end) for end in band(samples))
+        low, high = (None, None) if drawn is None else (self.values_of(end) for end in band(drawn.values))
         pages = []
         for b in range(len(observed)):
             curve = Curve(times[:, 0], values[b], None if low is None else low[b], None if high is None else high[b])

@@ -10,12 +10,13 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from neuralfield.domains.domain import Domain
-from neuralfield.domains.ensembles import band_scores
+from neuralfield.domains.ensembles import Drawn, band_scores
 from neuralfield.domains.grid import pixel_centres
 from neuralfield.errors import NeuralfieldError
 from neuralfield.types import Field, Observations
 
 PSNR_CAP = 100.0  # dB: an exact copy has infinite PSNR, which is not JSON
+SAMPLES_SHOWN = 3
 UNSEEN = np.array([90, 110, 160], np.uint8)  # bluish, so that hidden is not mistaken for black or grey
 
 
@@ -74,6 +75,27 @@ class Image(Domain):
         pictures = as_picture(self._unflatten(observations.values))
         seen = rearrange(observations.weight > 0, "b (h w) -> b h w 1", h=self.height).cpu().numpy()
         return np.where(seen, pictures, UNSEEN)
+
+    def panels(
+        self,
+        observed: Observations,
+        hidden: Observations,
+        field: Field,
+        drawn: Drawn | None = None,
+        ids: list[str] | None = None,
+    ) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
+        rows = super().panels(observed, hidden, field, drawn, ids)
+        if drawn is None:
+            return rows
+        samples = {f"sample {s + 1}": self._picture(values) for s, values in enumerate(drawn.fields[:SAMPLES_SHOWN])}
+        # deviations of a half, as of a pixel that is black or white, are white
+        spread = {"deviation": self._picture(2 * drawn.values.std(0))}
+        shown = {"mean" if title == "completion" else title: row for title, row in rows.items()}
+        last = {title: shown.pop(title) for title in ("truth",) if title in shown}
+        return shown | samples | spread | last
+
+    def _picture(self, values: Float[Tensor, "B N V"]) -> UInt8[np.ndarray, "B height width 3"]:
+        return as_picture(self._unflatten(values))
 
     def _unflatten(self, values: Float[Tensor, "B N V"]) -> Float[Tensor, "B height width V"]:
         return rearrange(values, "b (h w) v -> b h w v", h=self.height)

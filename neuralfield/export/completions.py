@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 import neuralfield.files as files
-from neuralfield.completion import DRAWN_AT_ONCE, Completion, draw, views
-from neuralfield.domains.ensembles import band
+from neuralfield.completion import DRAWN_AT_ONCE, Completion, Draws, completed, views
+from neuralfield.domains.ensembles import Drawn, band
 from neuralfield.domains.pictures import sheet
 from neuralfield.export.tables import write_table
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
-from neuralfield.types import Observations
 
 SHOWN = 12
 """Signals in the picture."""
@@ -32,7 +31,7 @@ def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visi
     latent, signals = completion.estimate.latent, fitting(signals, run)
     grid = run.domain.grid()
     coords, values = run.domain.in_units(
-        grid[0], _by_batches(run, lambda rows: run.field(latent.mean[rows])(grid).cpu(), len(latent))
+        grid[0], _by_parts(run, completion, grid, lambda rows, draws: completed(run, completion.estimate, rows, draws)(grid).cpu())
     )
     bands = _bands(run, completion, grid)
     ids = np.array(signals.ids)
@@ -49,14 +48,13 @@ def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visi
     return folder / "completions.png"
 
 
-def _by_batches(run: Run, make: Callable[[Tensor], Tensor], count: int) -> Tensor:
-    return torch.cat([make(rows) for rows in torch.arange(count).split(run.recipe.inference.batch)])
-
-
-def _drawn(run: Run, completion: Completion, rows: Tensor, grid: Float[Tensor, "1 N C"]) -> Float[Tensor, "S b N V"]:
-    blank = torch.zeros(len(rows), grid.shape[1], run.domain.value_dim)
-    places = Observations(rows, grid, blank, blank[..., 0])
-    return draw(run, completion.estimate, rows, places, completion.samples, completion.seed).cpu()
+def _by_parts(
+    run: Run, completion: Completion, grid: Float[Tensor, "1 N C"], make: Callable[[Tensor, Draws | None], Tensor]
+) -> Tensor:
+    """What is made of some signals and their draws, of all signals."""
+    numbers = max(1, completion.samples) * grid.shape[1] * run.domain.value_dim
+    parts = torch.arange(len(completion.estimate.latent)).split(max(1, DRAWN_AT_ONCE // numbers))
+    return torch.cat([make(rows, completion.draws(rows)) for rows in parts])
 
 
 def _bands(run: Run, completion: Completion, grid: Float[Tensor, "1 N C"]) -> dict[str, Tensor]:
@@ -64,11 +62,11 @@ def _bands(run: Run, completion: Completion, grid: Float[Tensor, "1 N C"]) -> di
     if not completion.samples:
         return {}
 
-    def ends(rows: Tensor) -> Tensor:
-        return torch.stack(band(_drawn(run, completion, rows, grid)), -1)
+    def ends(rows: Tensor, draws: Draws | None) -> Tensor:
+        assert draws is not None
+        return torch.stack(band(draws.values(run, grid).cpu()), -1)
 
-    at_once = max(1, DRAWN_AT_ONCE // (completion.samples * grid.shape[1] * run.domain.value_dim))
-    both = torch.cat([ends(rows) for rows in torch.arange(len(completion.estimate.latent)).split(at_once)])
+    both = _by_parts(run, completion, grid, ends)
     return {name: run.domain.in_units(grid[0], both[..., end])[1] for end, name in enumerate(("lower", "upper"))}
 
 
@@ -76,6 +74,7 @@ def _panels(run: Run, signals: Signals, visibility: Visibility, completion: Comp
     """The first signals: what was seen, their completion, and what is known of the truth."""
     rows = torch.arange(min(SHOWN, len(signals)))
     observed, hidden = next(views(run, signals.select(rows), visibility))
-    samples = _drawn(run, completion, rows, run.domain.grid()) if completion.samples else None
-    field = run.field(completion.estimate.latent.mean[rows])
-    return run.domain.panels(observed, hidden, field, samples, signals.ids[: len(rows)])
+    draws, grid = completion.draws(rows), run.domain.grid()
+    drawn = None if draws is None else Drawn(draws.fields(run, grid).cpu(), draws.values(run, grid).cpu())
+    field = completed(run, completion.estimate, rows, draws)
+    return run.domain.panels(observed, hidden, field, drawn, signals.ids[: len(rows)])

@@ -9,7 +9,7 @@ from torch import Tensor
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.errors import UsageError
 from neuralfield.inference.posterior import Posterior
-from neuralfield.inference.quadratic import Quadratic, evaluations, quadratic, secant
+from neuralfield.inference.quadratic import Quadratic, evaluations, factor_of, quadratic, secant
 from neuralfield.inference.solver import ROUNDING, Solver, points_per_seen, reasons_of
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
@@ -83,26 +83,14 @@ class Levenberg(Solver):
         converged = self._settled(at, observations).cpu()
         reasons = reasons_of(converged, tried, self.steps)
         loss = Loss(at.data.to(z), at.prior.to(z), observations.observed, torch.zeros((), device=z.device))
-        covariance = torch.cholesky_inverse(_factor(at.curvature))
+        covariance = torch.cholesky_inverse(factor_of(at.curvature))
         posterior = Posterior(torch.zeros_like(z[:, :1]), z[:, None], torch.linalg.cholesky(covariance).to(z)[:, None])
         return Estimate(Latent(z), loss, converged, tried, work, reasons, posterior)
 
 
 def _damped_step(at: Quadratic, damping: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
     damped = at.curvature + torch.diag_embed(damping[:, None] * at.curvature.diagonal(dim1=1, dim2=2))
-    return -torch.cholesky_solve(at.gradient[..., None], _factor(damped))[..., 0]
-
-
-def _factor(matrix: Float[Tensor, "B D D"]) -> Float[Tensor, "B D D"]:
-    """Lower Cholesky factors; a matrix that is singular gets just as much on its diagonal as it needs."""
-    scale = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(matrix.dtype).tiny)
-    eye = torch.eye(matrix.shape[-1]).to(matrix)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    extra = 1e-12
-    while bool(failed.any()):
-        factor, failed = torch.linalg.cholesky_ex(matrix + extra * scale[:, None, None] * eye)
-        extra *= 100
-    return factor
+    return -torch.cholesky_solve(at.gradient[..., None], factor_of(damped))[..., 0]
 
 
 def _only_map(objective: Objective) -> MAP:

@@ -65,9 +65,10 @@ def quadratic(objective: MAP, decoder: Decoder, observations: Observations, z: F
     """The objective around the codes `z`: the exact gradient, and the curvature J' C J + P of likelihood C and prior P."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
-        prior = objective.prior.cost(Latent(leaf))
+        prior = objective.prior.cost(objective.moved(Latent(leaf), observations))
         gradient = torch.autograd.grad(prior.sum(), leaf)[0].double()
-    curvature = objective.prior.curvature(Latent(leaf.detach())).double().expand(len(z), -1, -1).clone()
+    seen_by_prior = objective.moved(Latent(leaf.detach()), observations)
+    curvature = objective.prior.curvature(seen_by_prior).double().expand(len(z), -1, -1).clone()
     data = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     for rows, part, predicted, jacobian in jacobians(objective, decoder, observations, z):
         with torch.no_grad():
@@ -222,6 +223,18 @@ def _forward(objective: MAP, decoder: Decoder, observations: Observations, z: Fl
                     "say --set inference.kind=lbfgs"
                 ) from error
         yield rows, part, predicted, jacobian
+
+
+def factor_of(matrix: Float[Tensor, "B D D"]) -> Float[Tensor, "B D D"]:
+    """Lower Cholesky factors; a matrix that is singular gets just as much on its diagonal as it needs."""
+    scale = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(matrix.dtype).tiny)
+    eye = torch.eye(matrix.shape[-1]).to(matrix)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    extra = 1e-12
+    while bool(failed.any()):
+        factor, failed = torch.linalg.cholesky_ex(matrix + extra * scale[:, None, None] * eye)
+        extra *= 100
+    return factor
 
 
 def _outer(vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D D"]:

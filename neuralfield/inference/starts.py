@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,6 +34,17 @@ class Start(nn.Module, ABC):
     @abstractmethod
     def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
         """A first code for each signal."""
+
+    def several(
+        self, observations: Observations, decoder: Decoder, objective: Objective, count: int
+    ) -> tuple[Float[Tensor, "S B D"], Float[Tensor, " B"]]:
+        """(`count` first codes for each signal, evaluations that they took): its own, then codes of the bank that are near."""
+        own, work = self(observations, decoder, objective).mean[None], self.evaluations(observations, decoder)
+        if count == 1:
+            return own, work
+        nearest = Nearest(self.codes)
+        others = nearest.spread(observations, decoder, objective, count - 1)
+        return torch.cat([own, others]), work + nearest.evaluations(observations, decoder)
 
     def evaluations(self, observations: Observations, decoder: Decoder) -> Float[Tensor, " B"]:
         """Decoder work spent, in forward passes over the observed points of a signal."""
@@ -77,16 +89,34 @@ class Nearest(Start):
     """The bank's code whose field is nearest to what was seen, in mean square over at most POINTS points of the grid."""
 
     POINTS = 2048
-    CANDIDATES = 1024
+    CANDIDATES = 4096
+    APART = 4
+    """Of so many times more near codes than are asked for, every so manieth is taken: the very nearest lead to one optimum."""
 
     def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
-        candidates, where = self._candidates(), self._where(observations)
-        field = objective.field(Latent(candidates), decoder)
-        coords, values, weight = observations.coords[:, where], observations.values[:, where], observations.weight[:, where]
-        with torch.no_grad():
-            fields = [field(c) for c in coords]  # one shared grid, or one per signal; each [K, n, V]
-        errors = [(((fields[b % len(fields)] - values[b]).square().sum(-1)) * weight[b]).sum(1) for b in range(len(observations))]
-        return Latent(candidates[torch.stack(errors).argmin(1)])
+        return Latent(self._candidates()[self._errors(observations, decoder, objective).argmin(1)])
+
+    def spread(self, observations: Observations, decoder: Decoder, objective: Objective, count: int) -> Float[Tensor, "S B D"]:
+        """`count` codes for each signal whose fields are near to what was seen, nearest first; a small bank repeats itself."""
+        candidates, errors = self._candidates(), self._errors(observations, decoder, objective)
+        order = errors.argsort(dim=1, stable=True)[:, : max(count, min(self.APART * count, len(candidates)))]
+        places = torch.linspace(0, order.shape[1] - 1, count).round().long()
+        return candidates[order[:, places]].transpose(0, 1)
+
+    @torch.no_grad()
+    def _errors(self, observations: Observations, decoder: Decoder, objective: Objective) -> Float[Tensor, "B K"]:
+        """Sum of squared errors of every candidate's field over what was seen."""
+        where = self._where(observations)
+        field = objective.field(Latent(self._candidates()), decoder)
+        values, weight = observations.values[:, where], observations.weight[:, where]
+        errors = []
+        for b, coords in enumerate(observations.coords[:, where]):
+            fields = field(coords)
+            some = slice(None) if len(observations.coords) == 1 else slice(b, b + 1)
+            # |f - x|^2 over what was seen, as |f|^2 - 2 f x: what depends on x alone ranks no candidate
+            square = einsum(weight[some], fields.square().sum(-1), "b n, k n -> b k")
+            errors.append(square - 2 * einsum(weight[some, :, None] * values[some], fields, "b n v, k n v -> b k"))
+        return torch.cat(errors)
 
     def evaluations(self, observations: Observations, decoder: Decoder) -> Float[Tensor, " B"]:
         shared = len(observations) if len(observations.coords) == 1 else 1

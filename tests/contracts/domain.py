@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from neuralfield.domains.domain import Domain
+from neuralfield.domains.ensembles import Drawn
 from neuralfield.registry import names
 from neuralfield.types import Field, Observations
 
@@ -177,14 +178,15 @@ class DomainContract:
         seen = torch.arange(truth.weight.shape[1]).expand(truth.weight.shape) % 2 == 0
         field = constant(domain, torch.tensor([0.1, 0.5, 0.9]))
         draws = 0.3 * torch.randn(20, 3, domain.grid().shape[1], domain.value_dim, generator=torch.Generator().manual_seed(0))
-        samples = field(domain.grid()) + draws if banded else None
-        rows = domain.panels(*truth.split(seen), field, samples)
+        samples = field(domain.grid()) + draws
+        drawn = Drawn(samples, samples) if banded else None
+        rows = domain.panels(*truth.split(seen), field, drawn)
         pictures = list(rows.values())
         assert len({page.shape[1:] for page in pictures}) == 1
         assert all(page.dtype == np.uint8 and page.shape[-1] == 3 for page in pictures)
         assert sum(map(len, pictures)) >= 3
         other = constant(domain, torch.tensor([0.9, 0.1, 0.5]))
-        changed = list(domain.panels(*truth.split(seen), other, samples).values())
+        changed = list(domain.panels(*truth.split(seen), other, drawn).values())
         assert any(not np.array_equal(a, b) for a, b in zip(pictures, changed, strict=True))
 
     def test_what_was_hidden_is_shown_where_it_is_known(self, domain: Domain, truth: Observations) -> None:

@@ -1,0 +1,52 @@
+"""Laplace's approximation: around each optimum the Gaussian that has the objective's own curvature."""
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from neuralfield.decoders.decoder import Decoder
+from neuralfield.inference.posterior import Approximation, Posterior
+from neuralfield.inference.quadratic import evaluations, factor_of, quadratic
+from neuralfield.inference.solver import Solver
+from neuralfield.objective import MAP
+from neuralfield.types import Estimate, Observations
+
+SAME = 0.05
+"""Optima whose codes are nearer than this (squared, in posterior standard deviations, a dimension) are one."""
+
+
+class Laplace(Approximation):
+    """The mixture of Gaussians around the optima of all starts, as it is."""
+
+    def __call__(
+        self, objective: MAP, decoder: Decoder, observations: Observations, found: Posterior, solver: Solver, count: int
+    ) -> tuple[Posterior, Float[Tensor, " B"]]:
+        return found, torch.zeros(len(observations))
+
+
+@torch.no_grad()
+def around(
+    objective: MAP, decoder: Decoder, observations: Observations, estimate: Estimate
+) -> tuple[Posterior, Float[Tensor, " B"]]:
+    """(the Gaussian around each estimate, evaluations that it took); a solver that knows its own has made it already."""
+    if estimate.posterior is not None:
+        return estimate.posterior, torch.zeros(len(observations))
+    z = estimate.latent.mean
+    covariance = torch.cholesky_inverse(factor_of(quadratic(objective, decoder, observations, z).curvature))
+    posterior = Posterior(torch.zeros_like(z[:, :1]), z[:, None], factor_of(covariance).to(z)[:, None])
+    return posterior, evaluations(objective, decoder, observations, z.shape[1])
+
+
+def mixture(costs: Float[Tensor, "S B"], parts: list[Posterior]) -> Posterior:
+    """Gaussians around the optima of several starts, weighted by their evidence: exp(-cost) sqrt(det 2 pi covariance).
+
+    `costs` are in nats. An optimum that several starts have found counts once.
+    """
+    means = torch.cat([part.means for part in parts], 1)
+    factors = torch.cat([part.factor for part in parts], 1)
+    room = factors.diagonal(dim1=2, dim2=3).log().sum(-1)
+    inverse = torch.linalg.solve_triangular(factors, torch.eye(means.shape[-1]).to(factors), upper=False)
+    apart = einsum(inverse, means[:, :, None] - means[:, None], "b k d e, b k j e -> b k j d").square().mean(-1)
+    times = (apart < SAME).sum(2)
+    return Posterior(torch.log_softmax(room - costs.T.to(room) - times.log(), 1), means, factors)

@@ -1,0 +1,58 @@
+"""Searches from several starts: the best is the answer, all of them make the posterior."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuralfield.decoders.decoder import Decoder
+from neuralfield.inference.laplace import around, mixture
+from neuralfield.inference.posterior import Posterior
+from neuralfield.inference.solver import Solver
+from neuralfield.objective import MAP, Objective
+from neuralfield.types import Estimate, Latent, Loss, Observations
+
+
+def search(
+    solver: Solver,
+    objective: Objective,
+    decoder: Decoder,
+    observations: Observations,
+    starts: Float[Tensor, "S B D"],
+    with_posterior: bool = False,
+) -> Estimate:
+    """Solve from every start. The estimate is the lowest objective's; its `evaluations` are those of all.
+
+    `with_posterior` asks for Laplace's approximation, also of solvers that do not make it by themselves.
+    """
+    if isinstance(objective, MAP) and with_posterior:
+        found = []
+        for z in starts:
+            estimate = solver.solve(objective, decoder, observations, Latent(z))
+            posterior, work = around(objective, decoder, observations, estimate)
+            found.append(replace(estimate, posterior=posterior, evaluations=estimate.evaluations + work))
+    else:
+        found = [solver.solve(objective, decoder, observations, Latent(z)) for z in starts]
+    return found[0] if len(found) == 1 else _best(found)
+
+
+def _best(found: list[Estimate]) -> Estimate:
+    costs = torch.stack([estimate.loss.data + estimate.loss.prior for estimate in found])
+    best = costs.argmin(0)
+
+    def chosen(each: list[Tensor]) -> Tensor:
+        stacked = torch.stack(each)
+        return stacked[best.to(stacked.device), torch.arange(stacked.shape[1], device=stacked.device)]
+
+    data, prior = (chosen([getattr(estimate.loss, name) for estimate in found]) for name in ("data", "prior"))
+    posteriors: list[Posterior] = [estimate.posterior for estimate in found if estimate.posterior is not None]
+    return Estimate(
+        Latent(chosen([estimate.latent.mean for estimate in found])),
+        Loss(data, prior, found[0].loss.observed, found[0].loss.batch),
+        chosen([estimate.converged for estimate in found]),
+        chosen([estimate.steps for estimate in found]),
+        torch.stack([estimate.evaluations for estimate in found]).sum(0),
+        tuple(found[k].reasons[b] for b, k in enumerate(best.tolist())),
+        mixture(costs, posteriors) if posteriors else None,
+    )
