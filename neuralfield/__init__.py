@@ -28,7 +28,7 @@ _HOMES = {
     "inference.solver": ["Solver"],
     "latents.bank": ["Bank"],
     "likelihoods": ["Likelihood"],
-    "measurements": ["Points"],
+    "measurements": ["Average", "Blur", "Local", "Measurement", "Points", "Weighted"],
     "objective": ["MAP", "Objective"],
     "recipe": ["Model", "Recipe", "build"],
     "registry": ["register"],

@@ -47,9 +47,9 @@ class Likelihood(nn.Module, ABC):
         """r with nll = |r|^2 / 2 + constant, for least-squares kinds; the others refuse."""
         raise NotImplementedError(f"{type(self).__name__} is not a least-squares likelihood")
 
-    def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
-        """What a share `level` of observed values lies below, for kinds that know it; the others refuse."""
-        raise NotImplementedError(f"{type(self).__name__} gives no quantiles")
+    def quantile(self, mean: Float[Tensor, "*B N V"], level: Float[Tensor, "*#B #N #V"]) -> Float[Tensor, "*B N V"]:
+        """What a share `level` of observed values lies below, given their mean; kinds that do not know it add nothing to the mean."""
+        return mean
 
     def with_noise(self, std: float) -> "Likelihood":
         """The same with another standard deviation, for kinds that have one; the others stay as they are."""
@@ -91,8 +91,8 @@ class Gaussian(Likelihood):
     def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         return torch.ones_like(predicted) / self.std.square()
 
-    def quantile(self, predicted: Float[Tensor, "*B N V"], level: Float[Tensor, "*B 1 1"]) -> Float[Tensor, "*B N V"]:
-        return predicted + self.std * torch.special.ndtri(level)
+    def quantile(self, mean: Float[Tensor, "*B N V"], level: Float[Tensor, "*#B #N #V"]) -> Float[Tensor, "*B N V"]:
+        return mean + self.std * torch.special.ndtri(level)
 
     def with_noise(self, std: float) -> "Likelihood":
         return Gaussian(std).to(self.std.device)

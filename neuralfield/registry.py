@@ -55,7 +55,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",
     },
-    "measurements": {"points": "neuralfield.measurements:Points"},
+    "measurements": {
+        "average": "neuralfield.measurements:Average",
+        "blur": "neuralfield.measurements:Blur",
+        "points": "neuralfield.measurements:Points",
+    },
     "objectives": {"map": "neuralfield.objective:MAP"},
     "schedules": {
         "joint": "neuralfield.training.schedules.joint:Joint",
@@ -67,6 +71,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "solvers": {
         "adam": "neuralfield.inference.adam:Adam",
+        "adam-deepsdf": "neuralfield.inference.adam:adam_deepsdf",
         "lbfgs": "neuralfield.inference.lbfgs:LBFGS",
         "levenberg": "neuralfield.inference.levenberg:Levenberg",
         "linear": "neuralfield.inference.linear:Linear",

@@ -30,7 +30,7 @@ from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Obser
 
 SPREAD_OVER = 256
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
-FORMAT = 3
+FORMAT = 2
 """Version of the run folder. Others are refused by name."""
 
 
@@ -219,7 +219,8 @@ class Run:
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
         files.restore(self.model.objective, _part_of(tensors, "objective"), file)
-        files.restore(self.calibration, _part_of(tensors, "calibration"), file)
+        if calibration := _part_of(tensors, "calibration"):
+            files.restore(self.calibration, calibration, file)
         known = _part_of(tensors, "known")
         self.known = Known(**known) if known else None
         for name, part in (("start", self.start), ("prior", self.prior)):

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch import distributions as d
 
 import neuralfield as nf
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.priors import Components, Prior
+from neuralfield.types import Latent
 
 TINY = [
     "latents.code_dim=4",
@@ -100,6 +103,37 @@ class Linear(Decoder):
 
     def evaluate(self, conditioning: Tensor, coords: Tensor) -> Tensor:
         return (conditioning[:, None] * self.basis(coords)) @ self.weight
+
+
+class Unlike(Prior):
+    """A mixture whose components differ in place, width, direction and weight: kinds of signals, each with its own scatter."""
+
+    log_weights: Tensor
+    means: Tensor
+    covariance: Tensor
+
+    def __init__(self, count: int = 5) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(6)
+        self.register_buffer("log_weights", torch.log_softmax(torch.randn(count, generator=draw), 0))
+        self.register_buffer("means", torch.randn(count, 3, generator=draw))
+        factor = 0.5 * torch.randn(count, 3, 3, generator=draw) + 0.2 * torch.eye(3)
+        self.register_buffer("covariance", factor @ factor.mT + 0.05 * torch.eye(3))
+
+    def cost(self, latent: Latent) -> Tensor:
+        normals = d.MultivariateNormal(self.means, self.covariance)
+        return -torch.logsumexp(self.log_weights + normals.log_prob(latent.mean[:, None]), 1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        noise = torch.randn(n, 3, 1, generator=generator)
+        return self.means[which] + (torch.linalg.cholesky(self.covariance)[which] @ noise)[..., 0]
+
+    def fit(self, codes: Tensor, known: object = None) -> "Unlike":
+        return self
+
+    def components(self) -> Components:
+        return Components(self.log_weights, self.means, self.covariance)
 
 
 class Counting(Decoder):

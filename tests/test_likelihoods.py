@@ -54,3 +54,63 @@ class TestBernoulli(LikelihoodContract):
 
     def test_certain_logits_stay_finite(self) -> None:
         assert Bernoulli().nll(torch.full((1, 1, 1), 1e4), torch.zeros(1, 1, 1)).item() == pytest.approx(1e4)
+
+
+class Cauchy(Likelihood):
+    """A user's own: nothing but its density and its mean are given, and it is convex near the value alone."""
+
+    def nll(self, predicted: Tensor, values: Tensor) -> Tensor:
+        return torch.log1p(((predicted - values) / 0.3).square()).sum(-1)
+
+    def mean(self, predicted: Tensor) -> Tensor:
+        return predicted
+
+
+class TestAUsersOwn(LikelihoodContract):
+    least_squares = False
+    knows_quantiles = False
+
+    @pytest.fixture
+    def likelihood(self) -> Likelihood:
+        return Cauchy()
+
+    def test_where_it_is_concave_no_curvature_is_left(self, values: Tensor) -> None:
+        assert Cauchy().curvature(values + 0.31, values).eq(0).all()  # beyond its scale of .3
+        assert (Cauchy().curvature(values + 0.29, values) > 0).all()
+
+
+class Joined(Cauchy):
+    """A cost of the sum over the channels: its second derivatives by two channels are not 0."""
+
+    def nll(self, predicted: Tensor, values: Tensor) -> Tensor:
+        return 0.5 * ((predicted - values).sum(-1) ** 2) + (predicted - values).square().sum(-1)
+
+
+class Laplace(Cauchy):
+    def nll(self, predicted: Tensor, values: Tensor) -> Tensor:
+        return (predicted - values).abs().sum(-1)
+
+
+class Straight(Cauchy):
+    def nll(self, predicted: Tensor, values: Tensor) -> Tensor:
+        return 2 * predicted.sum(-1)
+
+
+def test_of_channels_that_hang_together_the_curvature_is_that_along_each(predicted: Tensor, values: Tensor) -> None:
+    torch.testing.assert_close(Joined().curvature(predicted, values), torch.full_like(predicted, 3.0))
+
+
+@pytest.mark.parametrize("likelihood", [Laplace(), Straight()])
+def test_of_what_is_straight_the_curvature_is_zero(likelihood: Likelihood, predicted: Tensor, values: Tensor) -> None:
+    assert likelihood.curvature(predicted, values).eq(0).all()
+    assert likelihood.slope(predicted, values).abs().ge(1).all()
+
+
+@pytest.fixture
+def predicted() -> Tensor:
+    return torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def values() -> Tensor:
+    return torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(1))

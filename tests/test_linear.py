@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from synthetic import Linear, images
+from synthetic import Linear, Unlike, images
 from torch import Tensor
 from torch import distributions as d
 
@@ -223,20 +223,21 @@ def affine(decoder: Decoder, coords: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def brute_force(prior: Prior, decoder: Decoder, observed: Observations, i: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(weights [K], means [K, D], covariance [D, D]) of the posterior of one signal, each component conditioned in data space."""
+    """(weights [K], means [K, D], covariances [K, D, D]) of one signal's posterior, each component conditioned in data space."""
     components = prior.components()
     known = observed.weight[i] > 0
     mean, jacobian = affine(decoder, observed.coords[i % len(observed.coords)][known])
-    x, inner = observed.values[i, known].double().flatten(), components.covariance.double()
-    whole = jacobian @ inner @ jacobian.T + STD**2 * torch.eye(len(x), dtype=torch.float64)
-    gain = inner @ jacobian.T @ torch.linalg.inv(whole)
-    means, evidence = [], []
-    for centre in components.means.double():
+    x, centres = observed.values[i, known].double().flatten(), components.means.double()
+    means, covariances, evidence = [], [], []
+    for centre, inner in zip(centres, components.covariance.double().expand(len(centres), -1, -1), strict=True):
+        whole = jacobian @ inner @ jacobian.T + STD**2 * torch.eye(len(x), dtype=torch.float64)
+        gain = inner @ jacobian.T @ torch.linalg.inv(whole)
         expected = mean + jacobian @ centre
         means.append(centre + gain @ (x - expected))
+        covariances.append(inner - gain @ jacobian @ inner)
         evidence.append(d.MultivariateNormal(expected, whole).log_prob(x))
     weights = torch.softmax(components.log_weights.double() + torch.stack(evidence), 0)
-    return weights, torch.stack(means), inner - gain @ jacobian @ inner
+    return weights, torch.stack(means), torch.stack(covariances)
 
 
 def solve(prior: Prior, decoder: Decoder, observed: Observations, std: float = STD) -> nf.Estimate:
@@ -248,27 +249,33 @@ def solve(prior: Prior, decoder: Decoder, observed: Observations, std: float = S
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(
     "prior",
-    [lambda: Isotropic(3, 0.7), normal, lambda: mixture(12), lambda: mixture(20, 2)],
-    ids=["isotropic", "normal", "12", "20"],
+    [lambda: Isotropic(3, 0.7), normal, lambda: mixture(12), lambda: mixture(20, 2), Unlike],
+    ids=["isotropic", "normal", "12", "20", "unlike"],
 )
 def test_the_posterior_is_that_of_dense_normals_in_data_space(kind: str, shared: bool, prior: Callable[[], Prior]) -> None:
     decoder, made = decoder_of(kind), prior()
     observed = observations_of(decoder, shared)
     estimate = solve(made, decoder, observed)
     for i in range(len(observed)):
-        weights, means, covariance = brute_force(made, decoder, observed, i)
+        weights, means, covariances = brute_force(made, decoder, observed, i)
         torch.testing.assert_close(estimate.latent.mean[i].double(), weights @ means, rtol=1e-5, atol=1e-5)
         posterior = estimate.posterior.rows(slice(i, i + 1))
-        torch.testing.assert_close(posterior.covariance()[0].double(), covariance, rtol=1e-4, atol=1e-6)
+        averaged = torch.einsum("k,kde->de", weights, covariances)
+        torch.testing.assert_close(posterior.covariance()[0].double(), averaged, rtol=1e-4, atol=1e-6)
         order = weights.argsort(descending=True)
         found = posterior.log_weights[0].double().exp()
         torch.testing.assert_close(found, weights[order], rtol=0, atol=1e-5)
         sure = weights[order] > 1e-3  # of those that weigh nothing, the order is rounding
         torch.testing.assert_close(posterior.means[0, sure].double(), means[order][sure], rtol=1e-5, atol=1e-5)
+        if posterior.factor.shape[1] == 1:
+            continue
+        each = (posterior.factor[0] @ posterior.factor[0].mT).double()
+        torch.testing.assert_close(each[sure], covariances[order][sure], rtol=1e-4, atol=1e-6)
 
 
-def test_of_many_components_the_estimate_is_over_all_and_the_heaviest_are_kept() -> None:
-    decoder, prior = decoder_of("basis"), mixture(3 * KEPT)
+@pytest.mark.parametrize("many", [mixture, Unlike])
+def test_of_many_components_the_estimate_is_over_all_and_the_heaviest_are_kept(many: Callable[[int], Prior]) -> None:
+    decoder, prior = decoder_of("basis"), many(3 * KEPT)
     observed = observations_of(decoder)
     one = torch.zeros(6, 9)
     one[:, 4] = 1  # so little seen that many stay possible
@@ -295,26 +302,33 @@ def test_the_estimate_under_one_normal_prior_is_the_optimum_of_the_objective() -
     assert codes.z.grad.abs().max() < 1e-4
 
 
+mixtures = pytest.mark.parametrize("prior", [lambda: mixture(20), Unlike], ids=["one covariance", "covariances of their own"])
+
+
+@mixtures
 @decoders
-def test_one_by_one_is_as_in_a_batch_and_in_any_order(kind: str) -> None:
-    decoder, prior = decoder_of(kind), mixture(20)
+def test_one_by_one_is_as_in_a_batch_and_in_any_order(kind: str, prior: Callable[[], Prior]) -> None:
+    decoder, made = decoder_of(kind), prior()
     for shared in (True, False):
         observed = observations_of(decoder, shared)
-        together = solve(prior, decoder, observed)
+        together = solve(made, decoder, observed)
         for i in range(6):
-            alone = solve(prior, decoder, observed.rows(torch.tensor([i])))
+            alone = solve(made, decoder, observed.rows(torch.tensor([i])))
             torch.testing.assert_close(alone.latent.mean[0], together.latent.mean[i], rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(alone.posterior.log_weights[0], together.posterior.log_weights[i], rtol=1e-4, atol=1e-4)
         order = torch.tensor([4, 2, 0, 5, 1, 3])
-        torch.testing.assert_close(solve(prior, decoder, observed.rows(order)).latent.mean, together.latent.mean[order])
+        torch.testing.assert_close(solve(made, decoder, observed.rows(order)).latent.mean, together.latent.mean[order])
 
 
-def test_signals_that_do_not_fit_into_memory_at_once_are_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, prior = decoder_of("basis"), mixture(20)
+@mixtures
+def test_signals_that_do_not_fit_into_memory_at_once_are_solved_in_parts(
+    monkeypatch: pytest.MonkeyPatch, prior: Callable[[], Prior]
+) -> None:
+    decoder, made = decoder_of("basis"), prior()
     observed = observations_of(decoder)
-    whole = solve(prior, decoder, observed)
+    whole = solve(made, decoder, observed)
     monkeypatch.setattr("neuralfield.inference.linear.AT_ONCE", 2 * 9 * 2 * 4)  # two signals of 9 points, 2 values, 3 + 1 codes
-    parts = solve(prior, decoder, observed)
+    parts = solve(made, decoder, observed)
     torch.testing.assert_close(parts.latent.mean, whole.latent.mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(parts.posterior.covariance(), whole.posterior.covariance(), rtol=1e-5, atol=1e-7)
     assert torch.equal(parts.evaluations, whole.evaluations)
@@ -333,7 +347,11 @@ def test_what_is_hidden_has_no_influence_bit_for_bit(kind: str, shared: bool) ->
         assert torch.equal(filled.posterior.log_weights, plain.posterior.log_weights)
 
 
-@pytest.mark.parametrize("prior", [lambda: Isotropic(3, 0.7), normal, lambda: mixture(20)], ids=["isotropic", "normal", "mixture"])
+@pytest.mark.parametrize(
+    "prior",
+    [lambda: Isotropic(3, 0.7), normal, lambda: mixture(20), Unlike],
+    ids=["isotropic", "normal", "mixture", "unlike"],
+)
 def test_a_signal_of_which_nothing_was_seen_gets_the_prior(prior: Callable[[], Prior]) -> None:
     decoder, made = decoder_of("basis"), prior()
     observed = observations_of(decoder)
@@ -341,8 +359,26 @@ def test_a_signal_of_which_nothing_was_seen_gets_the_prior(prior: Callable[[], P
     estimate, components = solve(made, decoder, blind), made.components()
     expected = components.log_weights.double().exp() @ components.means.double()
     torch.testing.assert_close(estimate.latent.mean[2].double(), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(estimate.posterior.covariance()[2], components.covariance, rtol=1e-4, atol=1e-6)
+    weights, spread = components.log_weights.exp(), components.covariance.expand(len(components.means), -1, -1)
+    averaged = torch.einsum("k,kde->de", weights, spread)
+    torch.testing.assert_close(estimate.posterior.covariance()[2], averaged, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(estimate.latent.mean[3], solve(made, decoder, observed).latent.mean[3])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_draws_scatter_as_the_dense_mixture_also_where_its_components_differ(shared: bool) -> None:
+    decoder, prior = decoder_of("basis"), Unlike()
+    observed = observations_of(decoder, shared)
+    count = 40_000
+    samples = solve(prior, decoder, observed).posterior.sample(count, torch.Generator().manual_seed(0)).double()
+    for i in range(len(observed)):
+        weights, means, covariances = brute_force(prior, decoder, observed, i)
+        apart = means - weights @ means
+        expected = torch.einsum("k,kde->de", weights, covariances + apart[:, :, None] * apart[:, None])
+        each = samples[:, i] - weights @ means
+        squares = each[:, :, None] * each[:, None]
+        error = squares.std(0) / count**0.5
+        assert ((squares.mean(0) - expected).abs() < 5 * error).all()  # five standard errors of a fixed draw
 
 
 def test_points_that_stand_for_several_count_as_several() -> None:

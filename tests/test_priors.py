@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from contracts.prior import PriorContract
-from synthetic import fourier_basis
+from contracts.prior import PriorContract, bounded
+from synthetic import Unlike, fourier_basis
 from torch import Tensor
 from torch import distributions as d
 
@@ -139,3 +139,34 @@ def test_one_component_as_wide_as_the_whole_is_the_gaussian_prior() -> None:
     mixture, gaussian = KernelDensity(3).fit(codes), Gaussian(3).fit(codes)
     z = Latent(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(mixture.cost(z), gaussian.cost(z), rtol=1e-4, atol=1e-4)
+
+
+# mixtures whose components have covariances of their own
+
+
+@pytest.fixture
+def places() -> Tensor:
+    """Codes among the components, where several have a share, and far from all of them."""
+    near = 1.5 * torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    return torch.cat([near, 20 * near[:5]]).double()
+
+
+def test_of_unlike_components_the_curvature_is_that_of_each_by_its_share(places: Tensor) -> None:
+    prior = Unlike().double()
+    normals = d.MultivariateNormal(prior.means, prior.covariance)
+    shares = torch.softmax(prior.log_weights + normals.log_prob(places[:, None]), 1)
+    assert ((shares > 0.1).sum(1) > 1).any()
+    expected = torch.einsum("bk,kde->bde", shares, torch.linalg.inv(prior.covariance))
+    torch.testing.assert_close(prior.curvature(Latent(places)), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_unlike_components_too_cost_no_more_than_their_quadratic_bound(places: Tensor) -> None:
+    bounded(Unlike(), places)
+
+
+def test_equal_components_have_the_curvature_of_one_that_they_share(places: Tensor) -> None:
+    apart, shared = Unlike().double(), KernelDensity(3).fit(torch.randn(12, 3)).double()
+    apart.means, apart.log_weights = shared.means, shared.log_weights
+    apart.covariance = (shared.factor @ shared.factor.T).expand(len(shared.means), -1, -1).clone()
+    expected = shared.curvature(Latent(places)).expand(len(places), -1, -1)
+    torch.testing.assert_close(apart.curvature(Latent(places)), expected, rtol=1e-9, atol=1e-9)

@@ -15,6 +15,7 @@ VERBS = {
     "decode": "write signals at any resolution",
     "eval": "infer, then score; writes nothing",
     "codes": "write the codes of a run",
+    "calibrate": "fit the width of bands to signals that the fit has not seen",
     "add": "let new signals join the bank of a run",
     "data": "look at a data set",
     "recipes": "list the recipes, or show one",

@@ -1,6 +1,7 @@
 """Adam on the codes, all signals of a batch at once."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,22 +19,31 @@ SETTLING = 0.1
 class Adam(Solver):
     """`steps` steps whose rate falls from `rate` to 0 along a half cosine; each signal keeps the best code it has passed.
 
-    `tolerance` is in nats per observed value. Adam works element by element, so a signal's path does not depend on its batch.
+    With `decay` "halfway" the rate falls to a tenth after half of the steps. `tolerance` is in nats per observed value. `memory` is
+    Adam's second beta: .95 forgets the first, largest gradients in time. Adam works element by element, so a signal's path does not
+    depend on its batch.
     """
 
-    def __init__(self, steps: int = 100, rate: float = 0.1, tolerance: float = 1e-3) -> None:
+    def __init__(
+        self,
+        steps: int = 100,
+        rate: float = 0.1,
+        tolerance: float = 1e-3,
+        decay: Literal["cosine", "halfway"] = "cosine",
+        memory: float = 0.95,
+    ) -> None:
         if steps < 1 or not rate > 0:
             raise ValueError(f"inference.steps must be at least 1 and inference.rate positive, got {steps} and {rate}")
-        self.steps, self.rate, self.tolerance = steps, rate, tolerance
+        self.steps, self.rate, self.tolerance, self.decay, self.memory = steps, rate, tolerance, decay, memory
 
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
         codes = FixedCodes(start.mean)
-        optimiser = torch.optim.Adam(codes.parameters(), betas=(0.9, 0.95))  # .95: forget the first, largest gradients in time
+        optimiser = torch.optim.Adam(codes.parameters(), betas=(0.9, self.memory))
         best, lowest = start.mean.detach().clone(), torch.full((len(start),), torch.inf, device=start.mean.device)
         settled = lowest
         with frozen(decoder), torch.enable_grad():
             for step in range(self.steps):
-                optimiser.param_groups[0]["lr"] = 0.5 * self.rate * (1 + math.cos(math.pi * step / self.steps))
+                optimiser.param_groups[0]["lr"] = self.rate * self._share(step / self.steps)
                 total = objective(codes, decoder, observations).total
                 best, lowest = _better(codes.z, total, best, lowest)
                 if step <= (1 - SETTLING) * self.steps:
@@ -46,6 +56,12 @@ class Adam(Solver):
             loss = objective(FixedCodes(best), decoder, observations)
         return self._estimate(best, loss, settled - lowest, points_per_seen(decoder, observations))
 
+    def _share(self, passed: float) -> float:
+        """Of the rate, after a share of the steps."""
+        if self.decay == "halfway":
+            return 1.0 if passed < 0.5 else 0.1
+        return 0.5 * (1 + math.cos(math.pi * passed))
+
     def _estimate(self, best: Tensor, loss: Loss, fell: Tensor, share: Tensor) -> Estimate:
         converged = fell < self.tolerance
         reasons = tuple(
@@ -57,6 +73,11 @@ class Adam(Solver):
         steps = torch.full((len(best),), self.steps)
         # forward 1 + backward 2 a step, and the two forward passes that compare and report
         return Estimate(Latent(best), loss, converged, steps, (3.0 * steps + 2) * share.cpu(), reasons)
+
+
+def adam_deepsdf(steps: int = 800, rate: float = 5e-3, tolerance: float = 1e-3) -> Adam:
+    """DeepSDF's own schedule (its reconstruct.py): the yardstick. Its code starts near 0: take it with inference.start = "mean"."""
+    return Adam(steps, rate, tolerance, decay="halfway", memory=0.999)
 
 
 def _better(z: Tensor, total: Tensor, best: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
@@ -14,7 +14,7 @@ from neuralfield.decoders.decoder import Decoder
 from neuralfield.errors import UsageError
 from neuralfield.inference.solver import frozen, points_per_seen
 from neuralfield.latents.source import FixedCodes
-from neuralfield.measurements import Points
+from neuralfield.measurements import Local
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Latent, Observations
 
@@ -120,54 +120,66 @@ def secant(
 def evaluations(objective: MAP, decoder: Decoder, observations: Observations, code_dim: int) -> Float[Tensor, " B"]:
     """What one `quadratic` costs each signal, in forward passes over its observed points."""
     share, value_dim = points_per_seen(decoder, observations).cpu(), observations.values.shape[-1]
-    if decoder.linear_in_code and isinstance(objective.measurement, Points):
+    if not decoder.pointwise:
+        return share * (1 + code_dim)
+    share = share * objective.measurement.points
+    if not isinstance(objective.measurement, Local):
+        return share * (1 + code_dim)
+    if decoder.linear_in_code and objective.measurement.linear:
         return share * (code_dim + 1) / (len(observations) if len(observations.coords) == 1 else 1)
-    if decoder.pointwise and isinstance(objective.measurement, Points):
-        return share * (1 + 2 * value_dim)
-    return share * (1 + code_dim)
+    return share * (1 + 2 * value_dim)
 
 
 def jacobians(objective: MAP, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
-    """Predictions and their exact Jacobians, part by part; none is larger than AT_ONCE numbers, but for a single signal or point.
+    """Predictions and their exact Jacobians, part by part; none is larger than AT_ONCE numbers, but for a single signal or place.
 
-    Where the conditioning acts point by point it is copied to every point: the gradient of the sum over all points then holds each
-    point's own derivative, and costs one backward pass for each value dimension. Others go forward along every code dimension.
+    Where the conditioning acts point by point it is copied to every place: the gradient of the sum over all places then holds each
+    place's own derivative, and costs one backward pass for each value dimension. Others, and measurements that look beyond the
+    points around their place, go forward along every code dimension.
     """
+    measurement = objective.measurement
     with frozen(decoder):
-        if not isinstance(objective.measurement, Points) or not decoder.pointwise:
+        if not isinstance(measurement, Local) or not decoder.pointwise:
             return (yield from _forward(objective, decoder, observations, z))
-        yield from (_affine if decoder.linear_in_code else _pointwise)(objective, decoder, observations, z)
+        affine = decoder.linear_in_code and measurement.linear
+        yield from (_affine if affine else _pointwise)(measurement, decoder, observations, z)
 
 
 @torch.no_grad()
-def _affine(objective: MAP, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
-    """Decoders affine in the code: of the codes 0 and e_1 ... e_D, once where the points are shared."""
-    code_dim = z.shape[1]
-    codes = torch.cat([torch.zeros_like(z[:1]), torch.eye(code_dim).to(z)])
+def _affine(measurement: Local, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
+    """Decoders affine in the code, measured linearly: of the codes 0 and e_1 ... e_D, once where the places are shared."""
+    codes = torch.cat([torch.zeros_like(z[:1]), torch.eye(z.shape[1]).to(z)])
     shared = len(observations.coords) == 1
-    each = observations.values[0].numel() * (code_dim + 1)
-    for rows in _rows(len(z), len(z) if shared else max(1, AT_ONCE // each)):
-        part = observations.rows(rows)
-        values = decoder(codes, rearrange(part.coords, "g n c -> 1 (g n) c"))
-        values = rearrange(values, "d (g n) v -> g n v d", g=len(part.coords))
-        mean, jacobian = values[..., 0], values[..., 1:] - values[..., :1]
-        yield rows, part, mean + einsum(jacobian, z[rows], "g n v d, b d -> b n v" if shared else "b n v d, b d -> b n v"), jacobian
+    count, value_dim = observations.values.shape[1:]
+    at_once = max(1, AT_ONCE // (measurement.points * value_dim * len(codes)))
+    for rows in _rows(len(z), len(z) if shared else max(1, at_once // count)):
+        for places in _rows(count, at_once):
+            part = observations.rows(rows).span(places)
+            around = measurement.around(part.coords)
+            values = decoder(codes, rearrange(around, "g n k c -> 1 (g n k) c"))
+            g, n, k, _ = around.shape
+            values = measurement.combine(rearrange(values, "d (g n k) v -> d g n k v", g=g, n=n, k=k))
+            values = rearrange(values, "d g n v -> g n v d")
+            mean, jacobian = values[..., 0], values[..., 1:] - values[..., :1]
+            along = einsum(jacobian, z[rows], "g n v d, b d -> b n v" if shared else "b n v d, b d -> b n v")
+            yield rows, part, mean + along, jacobian
 
 
-def _pointwise(objective: MAP, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
+def _pointwise(measurement: Local, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
     by_code = _conditioning_by_code(decoder, z)
     count, value_dim = observations.values.shape[1:]
-    at_once = max(1, AT_ONCE // (sum(matrix.shape[-2] for matrix in by_code) + value_dim * z.shape[1]))
+    at_once = max(1, AT_ONCE // (measurement.points * sum(matrix.shape[-2] for matrix in by_code) + value_dim * z.shape[1]))
     for rows in _rows(len(z), max(1, at_once // count)):
         own = [matrix if len(matrix) == 1 else matrix[rows] for matrix in by_code]
         with torch.no_grad():
             leaves, form = tree_flatten(decoder.condition(z[rows]))
-        for points in _rows(count, at_once):
-            part = observations.rows(rows).span(points)
+        for places in _rows(count, at_once):
+            part = observations.rows(rows).span(places)
             b, n = part.weight.shape
             with torch.enable_grad():
-                copies, at = _copied(leaves, part)
-                predicted = decoder.evaluate(tree_unflatten(copies, form), at)
+                copies, each, at = _copied(leaves, measurement.around(part.coords), b)
+                values = decoder.evaluate(tree_unflatten(each, form), at)
+                predicted = measurement.combine(values.reshape(b, n, -1, values.shape[-1]))
                 gradients = [
                     torch.autograd.grad(values.sum(), copies, retain_graph=v + 1 < value_dim)
                     for v, values in enumerate(predicted.unbind(-1))
@@ -176,16 +188,21 @@ def _pointwise(objective: MAP, decoder: Decoder, observations: Observations, z: 
                 torch.stack([g.reshape(b, n, -1) @ matrix for g, matrix in zip(each, own, strict=True)]).sum(0)
                 for each in gradients
             ]
-            yield rows, part, predicted.detach().reshape(b, n, value_dim), torch.stack(jacobian, 2)
+            yield rows, part, predicted.detach(), torch.stack(jacobian, 2)
 
 
-def _copied(leaves: list[Tensor], part: Observations) -> tuple[list[Tensor], Tensor]:
-    """(conditionings, coords) with a conditioning for every point: [B, N, K] where it is [B, 1, K], else each point as a signal."""
-    b, n = part.weight.shape
+def _copied(leaves: list[Tensor], around: Float[Tensor, "G N K C"], b: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """(a conditioning for every place, what the decoder takes of it, coords).
+
+    Conditionings [B, 1, K] become [B, N, K], and one for every point; of others each place is a signal with K points.
+    """
+    n, k = around.shape[1:3]
     if all(leaf.ndim == 3 and leaf.shape[1] == 1 for leaf in leaves):
-        return [leaf.expand(-1, n, -1).clone().requires_grad_() for leaf in leaves], part.coords
+        copies = [leaf.expand(-1, n, -1).clone().requires_grad_() for leaf in leaves]
+        each = copies if k == 1 else [repeat(copy, "b n m -> b (n k) m", k=k) for copy in copies]
+        return copies, each, around.flatten(1, 2)
     copies = [leaf.repeat_interleave(n, 0).requires_grad_() for leaf in leaves]
-    return copies, rearrange(part.coords.expand(b, -1, -1), "b n c -> (b n) 1 c")
+    return copies, copies, around.expand(b, -1, -1, -1).flatten(0, 1)
 
 
 def _conditioning_by_code(decoder: Decoder, z: Float[Tensor, "B D"]) -> list[Float[Tensor, "b K D"]]:
@@ -202,8 +219,8 @@ def _conditioning_by_code(decoder: Decoder, z: Float[Tensor, "B D"]) -> list[Flo
 def _forward(objective: MAP, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
     """Forward-mode derivatives along every dimension of the code, several at once."""
     directions = torch.eye(z.shape[1]).to(z)
-    numbers = observations.values[0].numel() * z.shape[1]
-    for rows in _rows(len(z), max(1, AT_ONCE // numbers)):
+    numbers = observations.values[0].numel() * objective.measurement.points
+    for rows in _rows(len(z), max(1, AT_ONCE // (numbers * z.shape[1]))):
         part, codes = observations.rows(rows), z[rows].detach()
 
         def predict(code: Tensor, part: Observations = part) -> Tensor:
@@ -214,7 +231,7 @@ def _forward(objective: MAP, decoder: Decoder, observations: Observations, z: Fl
 
         with torch.no_grad():
             predicted = predict(codes)
-            chunk = max(1, AT_ONCE // (FORWARD_WIDTH * predicted.numel()))
+            chunk = max(1, AT_ONCE // (FORWARD_WIDTH * numbers * len(codes)))
             try:
                 jacobian = vmap(along, out_dims=-1, chunk_size=chunk)(directions)
             except (NotImplementedError, RuntimeError) as error:

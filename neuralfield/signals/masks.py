@@ -116,11 +116,16 @@ class Visibility:
     """All `--observe` and `--hide` of a command: seen is the union of what is observed, less all that is hidden."""
 
     def __init__(self, observe: Sequence[str] | str = (), hide: Sequence[str] | str = (), seed: int = 0) -> None:
-        sides = ([side] if isinstance(side, str) else side for side in (observe, hide))
+        sides = [[side] if isinstance(side, str) else list(side) for side in (observe, hide)]
+        self._asked = dict(zip(("observe", "hide"), sides, strict=True))
         # each mask has a place, so that two that draw do not draw the same
         place = itertools.count()
         self.observe, self.hide = ([_mask(what, seed, next(place)) for what in side] for side in sides)
         self.masks = [*self.observe, *self.hide]
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return " ".join(f"--{side} {what}" for side, asked in self._asked.items() for what in asked)
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         """True where a point is seen. Where nothing would be left of any signal that is refused; of some, there is a warning."""

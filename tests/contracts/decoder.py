@@ -123,6 +123,29 @@ class DecoderContract:
         both = decoder(z[:1] + z[1:2], coords)
         torch.testing.assert_close(both - zero, other[:1] + other[1:2] - 2 * zero, **CLOSE)
 
+    def test_the_conditioning_is_affine_in_the_code_where_the_decoder_says_so(self, decoder: Decoder, z: Tensor) -> None:
+        if not decoder.affine_conditioning:
+            pytest.skip("this decoder does not say that its conditioning is affine in the code")
+        exact, z = decoder.double(), z.double()
+        zero = tree_leaves(exact.condition(torch.zeros(1, self.code_dim, dtype=torch.float64)))
+        unit = tree_leaves(exact.condition(torch.eye(self.code_dim, dtype=torch.float64)))
+        for size in (1.0, 100.0):
+            for leaf, origin, each in zip(tree_leaves(exact.condition(size * z)), zero, unit, strict=True):
+                expected = origin + torch.einsum("bd,d...->b...", size * z, each - origin)
+                torch.testing.assert_close(leaf, expected, rtol=1e-10, atol=1e-9)
+
+    def test_a_conditioning_of_one_row_per_signal_may_have_one_for_every_point(
+        self, decoder: Decoder, z: Tensor, coords: Tensor
+    ) -> None:
+        leaves = tree_leaves(decoder.condition(z))
+        if not decoder.pointwise or not all(leaf.ndim == 3 and leaf.shape[1] == 1 for leaf in leaves):
+            pytest.skip("the conditioning of this decoder is not [B, 1, K]")
+        n = coords.shape[1]
+        copies = tree_map(lambda leaf: leaf.expand(-1, n, -1).clone(), decoder.condition(z))
+        torch.testing.assert_close(decoder.evaluate(copies, coords), decoder(z, coords), **CLOSE)
+        own = torch.cat([coords, -coords, 0.5 * coords])
+        torch.testing.assert_close(decoder.evaluate(copies, own), decoder(z, own), **CLOSE)
+
     def test_it_begins_as_the_linear_model_that_it_adopts_or_is_left_as_it_was(
         self, decoder: Decoder, z: Tensor, coords: Tensor
     ) -> None:

@@ -6,12 +6,18 @@ from torch import Tensor
 
 from neuralfield.likelihoods import Likelihood
 
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
 
 class LikelihoodContract:
-    """Give `likelihood`, and whether it is a sum of squares (`least_squares`) and knows its quantiles."""
+    """Give `likelihood`, and whether it is a sum of squares (`least_squares`) and knows its quantiles.
+
+    `smooth` says that it has a second derivative everywhere; a kind without gives the curvature of a parabola above it.
+    """
 
     least_squares: bool
     knows_quantiles: bool
+    smooth = True
 
     @pytest.fixture
     def likelihood(self) -> Likelihood:
@@ -58,14 +64,67 @@ class LikelihoodContract:
         constant = likelihood.nll(predicted, values) - residual.square().sum(-1) / 2
         torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant), rtol=1e-5, atol=1e-4)
 
+    @pytest.fixture
+    def far(self) -> Tensor:
+        """What a search may pass: predictions of all sizes, in float64."""
+        size = torch.logspace(-6, 4, 30, dtype=torch.float64).reshape(3, 5, 2)
+        return size * torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+    def test_the_slope_is_the_derivative_of_the_nll(
+        self, likelihood: Likelihood, predicted: Tensor, far: Tensor, values: Tensor
+    ) -> None:
+        for at in (predicted.double(), far):
+            leaf = at.clone().requires_grad_()
+            expected = torch.autograd.grad(likelihood.double().nll(leaf, values.double()).sum(), leaf)[0]
+            torch.testing.assert_close(likelihood.slope(at, values.double()), expected, rtol=1e-10, atol=1e-10)
+
+    def test_the_curvature_is_the_second_derivative_where_that_is_positive(
+        self, likelihood: Likelihood, predicted: Tensor, far: Tensor, values: Tensor
+    ) -> None:
+        if not self.smooth:
+            pytest.skip("this likelihood is not smooth: its curvature is that of a parabola above it")
+        for at in (predicted.double(), far):
+            each = torch.autograd.functional.hessian(lambda p: likelihood.double().nll(p, values.double()).sum(), at)
+            assert isinstance(each, Tensor)
+            expected = each.reshape(at.numel(), -1).diagonal().reshape(at.shape).clamp(min=0)
+            torch.testing.assert_close(likelihood.curvature(at, values.double()), expected, rtol=1e-10, atol=1e-10)
+
+    def test_the_curvature_is_finite_and_nowhere_negative(
+        self, likelihood: Likelihood, predicted: Tensor, far: Tensor, values: Tensor
+    ) -> None:
+        for at in (predicted, far.float(), far.float().flip(-1), likelihood.mean(predicted)):
+            curvature = likelihood.curvature(at, values)
+            assert curvature.shape == at.shape
+            assert curvature.isfinite().all()
+            assert (curvature >= 0).all()
+            assert likelihood.slope(at, values).isfinite().all()
+
+    def test_slope_and_curvature_carry_no_gradient_and_need_none(
+        self, likelihood: Likelihood, predicted: Tensor, values: Tensor
+    ) -> None:
+        for derivative in (likelihood.slope, likelihood.curvature):
+            plain = derivative(predicted, values)
+            with torch.no_grad():
+                assert torch.equal(derivative(predicted, values), plain)
+            assert not plain.requires_grad
+
+    def test_what_a_likelihood_says_of_its_derivatives_is_what_autograd_says(
+        self, likelihood: Likelihood, predicted: Tensor, values: Tensor
+    ) -> None:
+        if not self.smooth:
+            pytest.skip("this likelihood is not smooth: its curvature is that of a parabola above it")
+        # in float32, derivatives of size 1 / spread^2
+        torch.testing.assert_close(likelihood.slope(predicted, values), Likelihood.slope(likelihood, predicted, values), **CLOSE)
+        said = likelihood.curvature(predicted, values)
+        torch.testing.assert_close(said, Likelihood.curvature(likelihood, predicted, values), **CLOSE)
+
     @pytest.mark.parametrize("level", [0.05, 0.3, 0.5, 0.95])
-    def test_a_share_of_the_density_of_the_nll_lies_below_a_quantile_or_it_is_refused(
+    def test_a_share_of_the_density_of_the_nll_lies_below_a_quantile_or_it_is_the_mean(
         self, likelihood: Likelihood, predicted: Tensor, level: float
     ) -> None:
         predicted, levels = predicted.double(), torch.full((3, 1, 1), level, dtype=torch.float64)
         if not self.knows_quantiles:
-            with pytest.raises(NotImplementedError, match=type(likelihood).__name__):
-                likelihood.quantile(predicted, levels)
+            assert torch.equal(likelihood.quantile(predicted, levels), predicted)
             return
         quantile = likelihood.double().quantile(predicted, levels)
         assert quantile.shape == predicted.shape

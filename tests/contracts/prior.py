@@ -19,6 +19,29 @@ def log_density(components: Components, codes: Tensor) -> Tensor:
     return torch.logsumexp(components.log_weights.double() + normal.log_prob(codes.double()[:, None]), 1)
 
 
+def to_second_order(prior: Prior, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(cost [n], gradient [n, D], curvature [n, D, D]) at codes [n, D], the gradient by autograd."""
+    leaf = z.clone().requires_grad_()
+    cost = prior.cost(Latent(leaf))
+    return cost.detach(), torch.autograd.grad(cost.sum(), leaf)[0], prior.curvature(Latent(z)).expand(len(z), -1, -1)
+
+
+def bounded(prior: Prior, z: Tensor) -> None:
+    """Assert what EM stands on: cost(z + d) <= cost(z) + g . d + d' P d / 2 of a mixture of Gaussians, for steps d of any size.
+
+    With the components' shares r at z, Jensen's inequality bounds the cost by sum_k r_k -log(w_k N_k / r_k), which is quadratic,
+    touches the cost at z, and has the curvature P = sum_k r_k S_k^-1.
+    """
+    exact = prior.double()
+    cost, gradient, curvature = to_second_order(exact, z)
+    for size in (1e-3, 0.1, 1.0, 10.0, 100.0):
+        step = size * torch.randn(z.shape, generator=torch.Generator().manual_seed(4)).double()
+        bound = cost + (gradient * step).sum(1) + 0.5 * torch.einsum("bd,bde,be->b", step, curvature, step)
+        there = exact.cost(Latent(z + step))
+        # of a normal both are equal, up to covariances whose square root or precision is taken of float32 numbers
+        assert (there <= bound + 1e-6 * bound.abs() + 1e-9).all()
+
+
 class PriorContract:
     """Give `make`: a prior of codes of 3 numbers, not fitted yet. `is_mixture` says that it is one of Gaussians."""
 
@@ -91,6 +114,43 @@ class PriorContract:
             expected = -log_density(components, codes[:50])
             # the same density in float64, of codes whose costs are a few nats
             torch.testing.assert_close(made.cost(Latent(codes[:50])).double(), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.fixture
+    def places(self, codes: Tensor) -> Tensor:
+        """Codes [n, 3] among those that were fitted, between them and far away, in float64."""
+        return torch.cat([codes[:20], torch.zeros(1, 3), 4 * codes[20:30], torch.full((1, 3), -50.0)]).double()
+
+    def test_the_curvature_is_symmetric_and_nowhere_negative(self, prior: Prior, places: Tensor) -> None:
+        curvature = prior.curvature(Latent(places)).double()
+        assert curvature.shape in ((1, 3, 3), (len(places), 3, 3))
+        assert curvature.isfinite().all()
+        size = curvature.abs().amax()
+        assert (curvature - curvature.mT).abs().max() <= 1e-9 * size
+        assert torch.linalg.eigvalsh(curvature).min() >= -1e-9 * size
+
+    def test_the_curvature_at_a_code_is_the_same_alone_and_among_others(self, prior: Prior, places: Tensor) -> None:
+        together = prior.curvature(Latent(places)).expand(len(places), -1, -1)
+        alone = torch.cat([prior.curvature(Latent(place[None])) for place in places])
+        torch.testing.assert_close(alone, together, rtol=1e-9, atol=1e-9)
+
+    def test_the_curvature_of_a_normal_is_its_precision(self, prior: Prior, places: Tensor) -> None:
+        components = prior.components() if self.is_mixture else None
+        if components is None or len(components.means) > 1:
+            pytest.skip("this prior is no normal")
+        expected = torch.linalg.inv(components.covariance.double())
+        torch.testing.assert_close(prior.curvature(Latent(places)), expected, rtol=1e-6, atol=1e-9)
+
+    def test_a_mixture_costs_no_more_than_its_quadratic_bound(self, prior: Prior, places: Tensor) -> None:
+        if not self.is_mixture:
+            pytest.skip("this prior is no mixture of Gaussians")
+        bounded(prior, places)
+
+    def test_a_step_to_the_lowest_point_of_the_bound_never_climbs(self, prior: Prior, places: Tensor) -> None:
+        if not self.is_mixture:
+            pytest.skip("this prior is no mixture of Gaussians")
+        cost, gradient, curvature = to_second_order(prior.double(), places)
+        there = prior.cost(Latent(places - torch.linalg.solve(curvature, gradient)))  # a step of EM
+        assert (there <= cost + 1e-9 * cost.abs()).all()
 
     def test_what_is_not_known_of_each_code_is_part_of_what_codes_look_like(self, codes: Tensor) -> None:
         spread = torch.tensor([[0.3, 0.1, 0.0], [0.1, 0.2, 0.0], [0.0, 0.0, 0.1]])

@@ -1,0 +1,108 @@
+"""Bands as wide as they should be: a temperature and a noise level, fitted to signals that the fit has not seen."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuralfield.completion import at_once, draws_of, views
+from neuralfield.domains.ensembles import LEVEL, band_scores
+from neuralfield.errors import UsageError
+from neuralfield.run import Run, fitting
+from neuralfield.signals.masks import Visibility
+from neuralfield.signals.signals import Signals
+
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+LEAST_NOISE, MOST_NOISE = 1e-3, 10.0
+"""Standard deviations between which the noise level is looked for, in the units inside."""
+CLOSE = 1.01
+"""Ratio of two noise levels that are not told apart."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was found, and the scores of bands on the signals that it was fitted to, over what was hidden of them."""
+
+    temperature: float
+    noise: float
+    crps: float
+    width90: float
+    coverage90: float
+    signals: int
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Draws of fields [S, M], the quantiles of their noise [S, M] and the true values [M], with weights [M] that sum to 1."""
+
+    fields: Float[Tensor, "S M"]
+    levels: Float[Tensor, "S M"]
+    values: Float[Tensor, " M"]
+    weight: Float[Tensor, " M"]
+
+
+def calibrate(
+    run: Run,
+    signals: Signals,
+    visibility: Visibility | None = None,
+    samples: int = 32,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Calibrated:
+    """Fit the run's temperature and noise level to `signals`, of which masks hide something; the run then draws with them.
+
+    Of TEMPERATURES the one of the least CRPS is taken, each with the noise level at which the bands hold 90 % of the hidden values.
+    They belong to this kind of mask: where more is hidden, points say other things of each other.
+    """
+    if samples < 2:
+        raise UsageError(f"bands need at least 2 samples, got {samples}")
+    if not len(signals):
+        raise UsageError("there are no signals to calibrate with")
+    signals, visibility = fitting(signals, run), visibility or Visibility()
+    found = []
+    for number, temperature in enumerate(TEMPERATURES):
+        run.calibration.temperature.fill_(temperature)
+        found.append(_fitted(run, _guesses(run, signals, visibility, samples, seed), temperature, len(signals)))
+        progress((number + 1) / len(TEMPERATURES))
+    best = min(found, key=lambda calibrated: calibrated.crps)
+    run.calibration.temperature.fill_(best.temperature)
+    run.calibration.noise.fill_(best.noise)
+    run.facts["calibration"] = asdict(best) | {"masks": str(visibility)}
+    return best
+
+
+def _guesses(run: Run, signals: Signals, visibility: Visibility, samples: int, seed: int) -> Guesses:
+    solver, parts = run.solver(), []
+    for observed, hidden in views(run, signals, visibility):
+        side = hidden if visibility.masks else observed
+        estimate = run.infer(observed, solver, samples)
+        for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
+            draws, truth = draws_of(estimate, rows, samples, seed, observed.index[rows]), side.rows(rows)
+            known = (truth.weight > 0)[..., None].expand_as(truth.values)
+            fields = draws.fields(run, truth.coords).cpu()
+            levels = draws.levels[..., None, None].expand_as(fields)
+            weight = (truth.weight / truth.weight.sum(1, keepdim=True).clamp(min=1e-12))[..., None].expand_as(truth.values)
+            parts.append((fields[:, known], levels[:, known], truth.values[known], weight[known]))
+    fields, levels, values, weight = (torch.cat(part, -1) for part in zip(*parts, strict=True))
+    if not len(values):
+        raise UsageError("nothing of these signals is hidden and known, so there is nothing to calibrate with")
+    return Guesses(fields, levels, values, weight / weight.sum())
+
+
+def _fitted(run: Run, guesses: Guesses, temperature: float, count: int) -> Calibrated:
+    """The noise level whose bands hold LEVEL of the values, by bisection: more noise, wider bands."""
+    likelihood = run.model.objective.likelihood
+
+    def scores(noise: float) -> dict[str, float]:
+        drawn = likelihood.with_noise(noise).to("cpu").quantile(guesses.fields[:, None, :, None], guesses.levels[:, None, :, None])
+        return {
+            name: float(value) for name, value in band_scores(drawn, guesses.values[None, :, None], guesses.weight[None]).items()
+        }
+
+    low, high = LEAST_NOISE, MOST_NOISE
+    while high / low > CLOSE:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if scores(middle)["coverage90"] < LEVEL else (low, middle)
+    return Calibrated(temperature, high, **scores(high), signals=count)

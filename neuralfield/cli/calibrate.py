@@ -1,0 +1,70 @@
+"""nf calibrate."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from neuralfield.cli import options
+
+
+LIMIT, SAMPLES = 200, 32
+"""Signals and samples where nobody asks for other numbers."""
+
+
+@click.command("calibrate")
+@options.run_argument
+@options.data
+@options.inference
+@options.settings
+@options.common
+def command(
+    run_path: Path,
+    source: str | None,
+    split: str | None,
+    limit: int | None,
+    skip_bad: bool,
+    observe: tuple[str, ...],
+    hide: tuple[str, ...],
+    solver: str | None,
+    samples: int | None,
+    seed: int,
+    device: str,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Fit a temperature and a noise level, so that 90 % of hidden values lie in their bands; the run keeps them.
+
+    Take signals that the fit has not seen, and hide what will be hidden: bands are as wide as that kind of mask needs.
+
+    \b
+    nf calibrate RUN --data mnist:DATA --split test --limit 200 --hide center:12
+    nf infer RUN --data new.png --hide center:12 --samples 32
+    """
+    from neuralfield.calibration import calibrate
+    from neuralfield.cli.progress import Bar
+    from neuralfield.recipe import split_settings
+    from neuralfield.run import Run, choose_device, load_signals
+    from neuralfield.signals.masks import Visibility
+
+    options.warnings_as_lines()
+    signals_settings, settings = split_settings("signals", settings)
+    if solver is not None:
+        settings = (f"inference.kind={solver}", *settings)
+    run, searching = Run.load(run_path), Run.load(run_path, settings).to(choose_device(device))
+    chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
+    signals = load_signals(run, source, split=split or "test", limit=limit or LIMIT, **chosen)
+    bar = Bar()
+    bar.stage("calibrating")
+    try:
+        found = calibrate(searching, signals, Visibility(observe, hide, seed), samples or SAMPLES, seed, bar.share)
+    finally:
+        bar.stop()
+    run.calibration.load_state_dict(searching.calibration.state_dict())
+    run.facts["calibration"] = searching.facts["calibration"]
+    run.save()
+    options.say(
+        f"{run_path}  temperature {found.temperature:g}, noise {found.noise:.3g}: {found.coverage90:.0%} of what was hidden of "
+        f"{found.signals} signals lies in bands {found.width90:.3g} wide"
+    )
+    options.finish(as_json, {"run": str(run_path), **asdict(found)})
