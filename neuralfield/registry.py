@@ -82,6 +82,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "randomised": "neuralfield.inference.randomised:Randomised",
     },
     "starts": {
+        "amortised": "neuralfield.inference.amortised:Amortised",
         "mean": "neuralfield.inference.starts:Mean",
         "nearest": "neuralfield.inference.starts:Nearest",
         "spectral": "neuralfield.inference.starts:Spectral",
