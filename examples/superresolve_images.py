@@ -17,13 +17,15 @@ OUT = Path("examples_output")
 FINE, COARSE = 32, 8
 
 # 1. Fit to fine digits. Leave out all of these settings but `signals.pad` for a better model.
-settings = ["signals.pad=2", "training.steps=400", "latents.code_dim=32", "decoder.frequencies=32", "decoder.depth=3"]
-nf.fit("mnist-mini", recipe="image-modulated", settings=settings, out=OUT / "fine-digits")
+settings = ["signals.pad=2", "training.steps=400", "training.points=128", "training.polish=1", "decoder.depth=3"]
+fitted = nf.fit("mnist-mini", recipe="image-modulated", settings=settings)
+fitted.save(OUT / "fine-digits")
+print(f"fitted {len(fitted.ids)} digits: {fitted.facts['scores']['train']['psnr']:.1f} dB")
 
 # 2. The same run, told that a value is now the mean of the field over a coarse pixel: 2 / 8 = 0.25 of [-1, 1] a side.
-# Where values are as noisy as you know them to be, say likelihood.std=... here too.
+# Averages are less noisy than pixels, so they may say more: `likelihood.std` is the noise of what is measured.
 blocks = ["measurement.kind=average", f"measurement.size={2 / COARSE}", f"measurement.samples={FINE // COARSE}"]
-run = nf.Run.load(OUT / "fine-digits", [*blocks, "inference.kind=levenberg"])
+run = nf.Run.load(OUT / "fine-digits", [*blocks, "likelihood.std=0.03", "inference.kind=levenberg"])
 
 # 3. New digits, of which only block averages are seen.
 digits = nf.load("mnist-mini", split="test", limit=100, pad=2)

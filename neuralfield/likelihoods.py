@@ -48,7 +48,7 @@ class Likelihood(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} is not a least-squares likelihood")
 
     def quantile(self, mean: Float[Tensor, "*B N V"], level: Float[Tensor, "*#B #N #V"]) -> Float[Tensor, "*B N V"]:
-        """What a share `level` of observed values lies below, given their mean; kinds that do not know it add nothing to the mean."""
+        """What a share `level` of observed values lies below, given their mean; kinds that do not know it return the mean."""
         return mean
 
     def with_noise(self, std: float) -> "Likelihood":

@@ -7,7 +7,6 @@ import click
 
 from neuralfield.cli import options
 
-
 LIMIT, SAMPLES = 200, 32
 """Signals and samples where nobody asks for other numbers."""
 

@@ -1,5 +1,7 @@
 """DeepSDF's decoder: code and coordinates joined at the input, and again at a later layer."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -15,6 +17,9 @@ class Concat(Decoder):
     as in DeepSDF's own code. Weights have the layout of the plain network that concatenates.
     """
 
+    affine_conditioning: ClassVar[bool] = True
+    broadcasts: ClassVar[bool] = True
+
     def __init__(
         self,
         coord_dim: int,
@@ -28,7 +33,6 @@ class Concat(Decoder):
         bandwidth: float = 1.5,
     ) -> None:
         super().__init__()
-        self.affine_conditioning = True
         self.features = FourierFeatures(coord_dim, frequencies, bandwidth)
         entering = code_dim + self.features.out_dim
         if skip is not None and not (0 < skip < depth and width > entering):

@@ -20,8 +20,11 @@ class Decoder(nn.Module, ABC):
     pointwise: ClassVar[bool] = True
     """Whether the value at a point depends on the conditioning and that point alone (so the Jacobian costs one backward pass)."""
 
-    affine_conditioning: bool = False
+    affine_conditioning: ClassVar[bool] = False
     """Whether the conditioning is affine in the code, so that its Jacobian is the same for all codes."""
+
+    broadcasts: ClassVar[bool] = False
+    """Whether the conditioning consists of tensors [B, 1, K] that also do, as [B, N, K], where every point has its own."""
 
     linear_in_code: bool = False
     """Whether values are affine in the code, so that a code's posterior is known in closed form."""

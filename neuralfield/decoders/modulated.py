@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -21,6 +21,9 @@ class Modulated(Decoder):
     frequency `w0`. `modulation` "film" scales each pre-activation as well (pi-GAN, Chan et al. 2021).
     """
 
+    affine_conditioning: ClassVar[bool] = True
+    broadcasts: ClassVar[bool] = True
+
     def __init__(
         self,
         coord_dim: int,
@@ -35,7 +38,6 @@ class Modulated(Decoder):
         w0: float = 30.0,
     ) -> None:
         super().__init__()
-        self.affine_conditioning = True
         self.width, self.depth, self.modulation = width, depth, modulation
         siren = basis == "siren"
         self.features = FourierFeatures(coord_dim, 0 if siren else frequencies, bandwidth)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from neuralfield.decoders.decoder import Decoder
@@ -26,7 +26,7 @@ FAR = 10.0
 class Amortised(Start):
     """A network on the posterior mean of the spectral coefficients, and on how well each of them is known; any sampling, any mask.
 
-    It learns the bank's codes from signals that random masks hide something of: points at random, a box, all but a box, half-spaces,
+    It learns the bank's codes from signals that random masks hide something of: points, a box, all but a box, a half-space,
     nothing. The search goes on from there.
     """
 

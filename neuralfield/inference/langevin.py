@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.posterior import Approximation, Posterior
-from neuralfield.inference.quadratic import Slope, slope
+from neuralfield.inference.quadratic import Slope, factor_of, slope
 from neuralfield.inference.solver import Solver, points_per_seen
 from neuralfield.objective import MAP
 from neuralfield.seeds import generator
@@ -35,7 +35,7 @@ class Langevin(Approximation):
     ) -> tuple[Posterior, Float[Tensor, " B"]]:
         randoms = [generator(CHAINS, number) for number in observations.index.tolist()]
         starts = torch.cat([found.rows(slice(b, b + 1)).sample(count, random) for b, random in enumerate(randoms)], 1)
-        factor = torch.linalg.cholesky(found.covariance().double())
+        factor = factor_of(found.covariance().double())
         draws = [self._chain(objective, decoder, observations, z.double(), factor, randoms) for z in starts]
         work = 3.0 * count * (1 + self.steps) * points_per_seen(decoder, observations).cpu()
         return Posterior.of_draws(torch.stack(draws).to(starts)), work

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.inference.quadratic import slope
+from neuralfield.inference.quadratic import factor_of, slope
 from neuralfield.inference.solver import ROUNDING, Solver, frozen, points_per_seen, reasons_of
 from neuralfield.objective import MAP, Objective
 from neuralfield.seeds import generator
@@ -25,9 +25,9 @@ LEAST_LENGTH = 1e-6
 class LBFGS(Solver):
     """Steps along -H g, H from the last `memory` changes of the gradient, halved until they lower the objective.
 
-    The first H is the inverse of the mean Gauss-Newton curvature over the bank and of the prior's, estimated once:
-    what is seen of a signal scales the former. A signal has converged, and leaves the batch, when the model promises to fall by less
-    than `tolerance` nats per observed value. `steps` counts evaluations of the objective and its gradient.
+    The first H is the inverse of the mean Gauss-Newton curvature over the bank, plus the prior's, estimated once:
+    what is seen of a signal scales the former. A signal has converged, and leaves the batch, when the model promises less than
+    `tolerance` nats per observed value. `steps` counts evaluations of the objective and its gradient.
     """
 
     def __init__(self, steps: int = 40, tolerance: float = 1e-4, memory: int = 20) -> None:
@@ -78,7 +78,7 @@ class LBFGS(Solver):
         return Estimate(Latent(z), loss, converged, tried.cpu(), work, reasons_of(converged, tried.cpu(), self.steps))
 
     def _settled(self, promised: Float[Tensor, " B"], cost: Float[Tensor, " B"], observations: Observations) -> Bool[Tensor, " B"]:
-        return promised / 2 < (self.tolerance * observations.observed.double()).maximum(ROUNDING * cost.abs())
+        return promised / 2 <= (self.tolerance * observations.observed.double()).maximum(ROUNDING * cost.abs())
 
     def _first(
         self, objective: Objective, observations: Observations, z: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]
@@ -87,7 +87,7 @@ class LBFGS(Solver):
         if self._per_point is None:
             return torch.diag_embed(gradient.norm(dim=1, keepdim=True).clamp(min=1e-12).sqrt().expand(-1, z.shape[1]))
         seen = observations.weight.sum(1).double()[:, None, None] / objective.temperature
-        return torch.linalg.cholesky(objective.prior.curvature(Latent(z)).double() + seen * self._per_point)
+        return factor_of(objective.prior.curvature(Latent(z)).double() + seen * self._per_point)
 
 
 def _direction(

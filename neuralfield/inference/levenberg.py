@@ -74,7 +74,7 @@ class Levenberg(Solver):
         return self._estimate(z, at, tried, observations, work)
 
     def _settled(self, at: Quadratic, observations: Observations) -> Bool[Tensor, " B"]:
-        return at.fall(_damped_step(at, torch.zeros_like(at.data))) < self._least_fall(at, observations)
+        return at.fall(_damped_step(at, torch.zeros_like(at.data))) <= self._least_fall(at, observations)
 
     def _least_fall(self, at: Quadratic, observations: Observations) -> Float[Tensor, " B"]:
         return (self.tolerance * observations.observed.double()).maximum(ROUNDING * at.cost.abs())
@@ -84,7 +84,7 @@ class Levenberg(Solver):
         reasons = reasons_of(converged, tried, self.steps)
         loss = Loss(at.data.to(z), at.prior.to(z), observations.observed, torch.zeros((), device=z.device))
         covariance = torch.cholesky_inverse(factor_of(at.curvature))
-        posterior = Posterior(torch.zeros_like(z[:, :1]), z[:, None], torch.linalg.cholesky(covariance).to(z)[:, None])
+        posterior = Posterior(torch.zeros_like(z[:, :1]), z[:, None], factor_of(covariance).to(z)[:, None])
         return Estimate(Latent(z), loss, converged, tried, work, reasons, posterior)
 
 

@@ -243,13 +243,14 @@ def _forward(objective: MAP, decoder: Decoder, observations: Observations, z: Fl
 
 
 def factor_of(matrix: Float[Tensor, "B D D"]) -> Float[Tensor, "B D D"]:
-    """Lower Cholesky factors; a matrix that is singular gets just as much on its diagonal as it needs."""
-    scale = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(matrix.dtype).tiny)
+    """Lower Cholesky factors; a singular matrix gets just as much on its diagonal as it needs, one that is no number becomes 1."""
     eye = torch.eye(matrix.shape[-1]).to(matrix)
+    matrix = torch.where(matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), matrix, eye)
+    scale = matrix.diagonal(dim1=1, dim2=2).abs().mean(1).clamp(min=torch.finfo(matrix.dtype).tiny)[:, None, None] * eye
     factor, failed = torch.linalg.cholesky_ex(matrix)
     extra = 1e-12
     while bool(failed.any()):
-        factor, failed = torch.linalg.cholesky_ex(matrix + extra * scale[:, None, None] * eye)
+        factor, failed = torch.linalg.cholesky_ex(torch.where(failed[:, None, None] > 0, matrix + extra * scale, matrix))
         extra *= 100
     return factor
 

@@ -63,8 +63,8 @@ class Prior(nn.Module, ABC):
         try:
             components = self.components()
         except NotImplementedError:
-            exact = vmap(hessian(lambda z: self.cost(Latent(z[None]))[0]))(latent.mean.detach().double())
-            values, vectors = torch.linalg.eigh(exact)
+            exact = vmap(hessian(lambda z: self.cost(Latent(z[None]))[0]))(latent.mean.detach()).double()
+            values, vectors = torch.linalg.eigh(exact.nan_to_num(0.0, 0.0, 0.0))
             return vectors * values.clamp(min=0)[:, None] @ vectors.mT
         precision = torch.linalg.inv(components.covariance.double())
         if len(precision) == 1:
