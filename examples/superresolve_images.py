@@ -41,7 +41,8 @@ print(f"{estimate.converged.float().mean():.0%} of the searches converged in {es
 small = rearrange(coarse, "b (h w) v -> b v h w", h=COARSE)
 bicubic = interpolate(small, size=FINE, mode="bicubic", align_corners=False).clamp(0, 1)
 bicubic_psnr = (-10 * (bicubic - fine).square().mean((1, 2, 3)).log10()).mean()
-print(f"{COARSE} x {COARSE} -> {FINE} x {FINE}: {run.domain.score(field, truth)['psnr'].mean():.1f} dB; bicubic: {bicubic_psnr:.1f} dB")
+psnr = run.domain.score(field, truth)["psnr"].mean()
+print(f"{COARSE} x {COARSE} -> {FINE} x {FINE}: {psnr:.1f} dB; bicubic: {bicubic_psnr:.1f} dB")
 
 # 5. Look: what was seen, bicubic, the field at 32 x 32, the truth.
 shown = range(0, len(digits), 10)

@@ -128,6 +128,8 @@ class Run:
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = observations.rows(rows).to(self.device)
+            if self.decoder.pointwise and not self.decoder.linear_in_code:
+                batch = batch.without_unseen()
             starts, work = self.start.several(batch, self.decoder, objective, settings.starts)
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if samples and isinstance(objective, MAP) and estimate.posterior is not None:

@@ -79,6 +79,13 @@ class Observations(_Tensors):
         """Some points in a row, each standing for as many as before."""
         return Observations(self.index, self.coords[:, points], self.values[:, points], self.weight[:, points])
 
+    def without_unseen(self) -> "Observations":
+        """Less the points that were seen of no signal: they cost work and say nothing."""
+        seen = (self.weight > 0).any(0)
+        if bool(seen.all()) or not bool(seen.any()):
+            return self
+        return Observations(self.index, self.coords[:, seen], self.values[:, seen], self.weight[:, seen])
+
     def split(self, seen: Bool[Tensor, "B N"]) -> tuple["Observations", "Observations"]:
         """(observed, hidden): one observation for each side of a mask. Unseen points stay unseen on both sides."""
         return replace(self, weight=self.weight * seen), replace(self, weight=self.weight * ~seen)

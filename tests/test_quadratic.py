@@ -564,7 +564,7 @@ def test_a_quadratic_counts_in_float64_whatever_the_codes_are(dtype: torch.dtype
     torch.testing.assert_close(around.curvature, exact.curvature, rtol=1e-4, atol=1e-4)
 
 
-# users' parts that are like no part of ours; each fails today, and its mark goes with the mending
+# users' parts that are like no part of ours; those that fail today have a mark, which goes with the mending
 
 
 class Whitened(StudentT):
@@ -599,7 +599,6 @@ class OneRow(Decoder):
         return self.out(torch.tanh(coords @ conditioning))
 
 
-@pytest.mark.xfail(strict=True, reason="priors.py, Prior.curvature: codes become float64, buffers stay float32")
 def test_a_prior_that_is_no_mixture_may_have_matrices_in_float32() -> None:
     prior, z = Whitened(), codes(torch.float32)
     expected = exact_hessian(Whitened().double(), codes())
