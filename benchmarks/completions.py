@@ -54,7 +54,7 @@ def table_of_completions(run: nf.Run, sizes) -> list[str]:  # type: ignore[no-un
         "",
         "PSNR inside the hole (dB) of the posterior mean, and share of digits recognised when the hole is filled by the likeliest",
         f"completion (by a network that recognises {accuracy:.1%} of whole digits). Kernel ridge regression from the seen pixels:",
-        f"width and ridge tuned on {HELD_OUT} held-out training digits; ours calibrated on {CALIBRATED} of them. Differences in PSNR are",
+        f"width and ridge tuned on {HELD_OUT} held-out training digits; ours calibrated on {CALIBRATED} of them. Differences are",
         "paired, with 95 % intervals.",
         "",
         "| | " + " | ".join(map(str, MASKS)) + " |",
