@@ -607,7 +607,6 @@ def test_a_prior_that_is_no_mixture_may_have_matrices_in_float32() -> None:
     torch.testing.assert_close(prior.curvature(Latent(z)).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="quadratic.py, _pointwise: autograd.grad without allow_unused")
 def test_a_conditioning_may_hold_what_no_value_depends_on() -> None:
     torch.manual_seed(0)
     decoder, observations, z, objective = WithSpare().double(), observations_of(), codes(), objective_of()
@@ -615,7 +614,6 @@ def test_a_conditioning_may_hold_what_no_value_depends_on() -> None:
     torch.testing.assert_close(found, by_autograd(objective, decoder, observations, z), **CLOSE[torch.float64])
 
 
-@pytest.mark.xfail(strict=True, reason="quadratic.py, _copied: every [B, 1, K] is taken for one row for every point")
 def test_a_conditioning_may_be_a_matrix_of_one_row() -> None:
     torch.manual_seed(0)
     decoder, z, objective, plane = OneRow().double(), codes(), objective_of(), observations_of()

@@ -102,7 +102,8 @@ def warnings_as_lines(as_errors: bool = False) -> None:
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if as_errors and issubclass(category, NeuralfieldWarning):
             raise NeuralfieldError(str(message))
-        click.echo(f"nf: {message}", err=True)
+        if not issubclass(category, FutureWarning | DeprecationWarning):  # those are for the authors of libraries
+            click.echo(f"nf: {message}", err=True)
 
     warnings.showwarning = show
 

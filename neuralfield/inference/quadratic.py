@@ -86,7 +86,7 @@ def slope(objective: Objective, decoder: Decoder, observations: Observations, z:
     """(data, prior, gradient) at the codes `z`: two numbers of nats and a gradient [D] for each signal, in float64."""
     parts = []
     with frozen(decoder), torch.enable_grad():
-        for rows in _rows(len(z), max(1, GRADIENTS_AT_ONCE // observations.weight.shape[1])):
+        for rows in _rows(len(z), max(1, GRADIENTS_AT_ONCE // max(1, observations.weight.shape[1]))):
             codes = FixedCodes(z[rows])
             loss = objective(codes, decoder, observations.rows(rows))
             gradient = torch.autograd.grad((loss.data + loss.prior).sum(), codes.z)[0]
@@ -168,8 +168,8 @@ def _affine(measurement: Local, decoder: Decoder, observations: Observations, z:
 def _pointwise(measurement: Local, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Parts:
     by_code = _conditioning_by_code(decoder, z)
     count, value_dim = observations.values.shape[1:]
-    at_once = max(1, AT_ONCE // (measurement.points * sum(matrix.shape[-2] for matrix in by_code) + value_dim * z.shape[1]))
-    for rows in _rows(len(z), max(1, at_once // count)):
+    at_once = max(1, AT_ONCE // max(1, measurement.points * sum(matrix.shape[-2] for matrix in by_code) + value_dim * z.shape[1]))
+    for rows in _rows(len(z), max(1, at_once // max(1, count))):
         own = [matrix if len(matrix) == 1 else matrix[rows] for matrix in by_code]
         with torch.no_grad():
             leaves, form = tree_flatten(decoder.condition(z[rows]))
@@ -177,11 +177,11 @@ def _pointwise(measurement: Local, decoder: Decoder, observations: Observations,
             part = observations.rows(rows).span(places)
             b, n = part.weight.shape
             with torch.enable_grad():
-                copies, each, at = _copied(leaves, measurement.around(part.coords), b)
+                copies, each, at = _copied(leaves, measurement.around(part.coords), b, decoder.broadcasts)
                 values = decoder.evaluate(tree_unflatten(each, form), at)
                 predicted = measurement.combine(values.reshape(b, n, -1, values.shape[-1]))
                 gradients = [
-                    torch.autograd.grad(values.sum(), copies, retain_graph=v + 1 < value_dim)
+                    torch.autograd.grad(values.sum(), copies, retain_graph=v + 1 < value_dim, materialize_grads=True)
                     for v, values in enumerate(predicted.unbind(-1))
                 ]
             jacobian = [
@@ -191,13 +191,15 @@ def _pointwise(measurement: Local, decoder: Decoder, observations: Observations,
             yield rows, part, predicted.detach(), torch.stack(jacobian, 2)
 
 
-def _copied(leaves: list[Tensor], around: Float[Tensor, "G N K C"], b: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _copied(
+    leaves: list[Tensor], around: Float[Tensor, "G N K C"], b: int, broadcasts: bool
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """(a conditioning for every place, what the decoder takes of it, coords).
 
-    Conditionings [B, 1, K] become [B, N, K], and one for every point; of others each place is a signal with K points.
+    Conditionings [B, 1, K] that broadcast over points become [B, N, K]; of others each place is a signal with K points.
     """
     n, k = around.shape[1:3]
-    if all(leaf.ndim == 3 and leaf.shape[1] == 1 for leaf in leaves):
+    if broadcasts:
         copies = [leaf.expand(-1, n, -1).clone().requires_grad_() for leaf in leaves]
         each = copies if k == 1 else [repeat(copy, "b n m -> b (n k) m", k=k) for copy in copies]
         return copies, each, around.flatten(1, 2)
