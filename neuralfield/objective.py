@@ -22,6 +22,8 @@ class Objective(nn.Module, ABC):
     prior: Prior
 
     temperature: float = 1.0
+    points: int = 1
+    """Points of the field that each observed place takes."""
 
     @abstractmethod
     def forward(
@@ -49,6 +51,7 @@ class MAP(Objective):
             raise ValueError(f"objective.temperature must be positive, got {temperature}")
         self.temperature = temperature
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
+        self.points = measurement.points
         self.shift: Float[Tensor, "n D"] | None = None
 
     def forward(

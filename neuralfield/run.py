@@ -21,6 +21,7 @@ from neuralfield.inference.restarts import search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
 from neuralfield.latents.priors import Known, Prior
+from neuralfield.measurements import Local
 from neuralfield.objective import MAP, Objective
 from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
@@ -125,10 +126,13 @@ class Run:
             return concatenate([self.infer(batch, solver, samples) for batch in signals.batches(self.recipe.inference.batch)])
         solver, settings = solver or self.solver(), self.recipe.inference
         objective = self.completion_objective()
+        # whether a point that nobody sees may be left out; decoders that read tables do so faster as a whole
+        separate = isinstance(objective, MAP) and isinstance(objective.measurement, Local)
+        separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = observations.rows(rows).to(self.device)
-            if self.decoder.pointwise and not self.decoder.linear_in_code:
+            if separate:
                 batch = batch.without_unseen()
             starts, work = self.start.several(batch, self.decoder, objective, settings.starts)
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)

@@ -54,7 +54,7 @@ class Adam(Solver):
         with torch.no_grad():
             best, lowest = _better(codes.z, objective(codes, decoder, observations).total, best, lowest)
             loss = objective(FixedCodes(best), decoder, observations)
-        return self._estimate(best, loss, settled - lowest, points_per_seen(decoder, observations))
+        return self._estimate(best, loss, settled - lowest, points_per_seen(decoder, observations, objective.points))
 
     def _share(self, passed: float) -> float:
         """Of the rate, after a share of the steps."""

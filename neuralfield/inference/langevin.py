@@ -37,7 +37,7 @@ class Langevin(Approximation):
         starts = torch.cat([found.rows(slice(b, b + 1)).sample(count, random) for b, random in enumerate(randoms)], 1)
         factor = factor_of(found.covariance().double())
         draws = [self._chain(objective, decoder, observations, z.double(), factor, randoms) for z in starts]
-        work = 3.0 * count * (1 + self.steps) * points_per_seen(decoder, observations).cpu()
+        work = 3.0 * count * (1 + self.steps) * points_per_seen(decoder, observations, objective.points).cpu()
         return Posterior.of_draws(torch.stack(draws).to(starts)), work
 
     def _chain(

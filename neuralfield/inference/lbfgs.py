@@ -74,7 +74,7 @@ class LBFGS(Solver):
         promised = -einsum(gradient, direction, "b d, b d -> b")
         converged = self._settled(promised, data + prior, observations).cpu()
         loss = Loss(data.to(z), prior.to(z), observations.observed, torch.zeros((), device=z.device))
-        work = 3.0 * (1 + tried.cpu()) * points_per_seen(decoder, observations).cpu()
+        work = 3.0 * (1 + tried.cpu()) * points_per_seen(decoder, observations, objective.points).cpu()
         return Estimate(Latent(z), loss, converged, tried.cpu(), work, reasons_of(converged, tried.cpu(), self.steps))
 
     def _settled(self, promised: Float[Tensor, " B"], cost: Float[Tensor, " B"], observations: Observations) -> Bool[Tensor, " B"]:

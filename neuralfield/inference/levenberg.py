@@ -69,7 +69,7 @@ class Levenberg(Solver):
             growth[active] = torch.where(better, 2.0, 2 * growth[active])
             tried[active] += 1
         tried, exact = tried.cpu(), exact.cpu()
-        share = 3 * points_per_seen(decoder, observations).cpu()
+        share = 3 * points_per_seen(decoder, observations, objective.points).cpu()
         work = evaluations(objective, decoder, observations, z.shape[1]) * exact + share * (1 + tried - exact)
         return self._estimate(z, at, tried, observations, work)
 

@@ -86,7 +86,7 @@ def slope(objective: Objective, decoder: Decoder, observations: Observations, z:
     """(data, prior, gradient) at the codes `z`: two numbers of nats and a gradient [D] for each signal, in float64."""
     parts = []
     with frozen(decoder), torch.enable_grad():
-        for rows in _rows(len(z), max(1, GRADIENTS_AT_ONCE // max(1, observations.weight.shape[1]))):
+        for rows in _rows(len(z), max(1, GRADIENTS_AT_ONCE // max(1, objective.points * observations.weight.shape[1]))):
             codes = FixedCodes(z[rows])
             loss = objective(codes, decoder, observations.rows(rows))
             gradient = torch.autograd.grad((loss.data + loss.prior).sum(), codes.z)[0]
@@ -119,11 +119,8 @@ def secant(
 
 def evaluations(objective: MAP, decoder: Decoder, observations: Observations, code_dim: int) -> Float[Tensor, " B"]:
     """What one `quadratic` costs each signal, in forward passes over its observed points."""
-    share, value_dim = points_per_seen(decoder, observations).cpu(), observations.values.shape[-1]
-    if not decoder.pointwise:
-        return share * (1 + code_dim)
-    share = share * objective.measurement.points
-    if not isinstance(objective.measurement, Local):
+    share, value_dim = points_per_seen(decoder, observations, objective.points).cpu(), observations.values.shape[-1]
+    if not decoder.pointwise or not isinstance(objective.measurement, Local):
         return share * (1 + code_dim)
     if decoder.linear_in_code and objective.measurement.linear:
         return share * (code_dim + 1) / (len(observations) if len(observations.coords) == 1 else 1)

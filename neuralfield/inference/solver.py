@@ -37,13 +37,14 @@ class Solver(ABC):
         """The best codes found from `start`, with what they cost and whether they had settled."""
 
 
-def points_per_seen(decoder: Decoder, observations: Observations) -> Float[Tensor, " B"]:
+def points_per_seen(decoder: Decoder, observations: Observations, points: int = 1) -> Float[Tensor, " B"]:
     """Points that a pass evaluates / points that were seen: what a forward pass costs in `evaluations`.
 
+    `points` of the field are measured at each place.
     A decoder that makes its whole map for any point does no extra work for hidden ones.
     """
     seen = (observations.weight > 0).sum(1).clamp(min=1)
-    return observations.weight.shape[1] / seen if decoder.pointwise else torch.ones_like(seen, dtype=torch.float32)
+    return points * observations.weight.shape[1] / seen if decoder.pointwise else torch.ones_like(seen, dtype=torch.float32)
 
 
 def reasons_of(converged: Bool[Tensor, " B"], tried: Int[Tensor, " B"], most: int) -> tuple[str, ...]:
