@@ -16,7 +16,7 @@ FLOORS = [
     {"signals", "decoders"},
     {"objective"},
     {"inference"},
-    {"run", "recipe", "recipes", "completion"},
+    {"run", "recipe", "recipes", "completion", "calibration"},
     {"explore", "export", "training"},
     {"cli", "app"},
 ]

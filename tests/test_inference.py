@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 from contracts.solver import SolverContract
 from contracts.start import StartContract
 from synthetic import TINY, Counting, Linear, images, waves
@@ -17,12 +16,13 @@ import neuralfield as nf
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.modulated import Modulated
 from neuralfield.errors import UsageError
+from neuralfield.inference import amortised
 from neuralfield.inference.adam import Adam
 from neuralfield.inference.lbfgs import LBFGS
 from neuralfield.inference.levenberg import Levenberg
 from neuralfield.inference.linear import Linear as LinearSolver
 from neuralfield.inference.solver import Solver, frozen
-from neuralfield.inference.starts import Mean, Nearest, Spectral
+from neuralfield.inference.starts import Mean, Nearest, Spectral, Start
 from neuralfield.latents.kernel_density import KernelDensity
 from neuralfield.latents.priors import Gaussian as GaussianPrior
 from neuralfield.latents.priors import Isotropic, Prior
@@ -30,6 +30,7 @@ from neuralfield.latents.source import FixedCodes
 from neuralfield.likelihoods import Bernoulli, Gaussian
 from neuralfield.measurements import Points
 from neuralfield.objective import MAP, Objective
+from neuralfield.registry import resolve
 from neuralfield.types import Estimate, Latent, Loss, Observations
 
 
@@ -306,6 +307,41 @@ class TestSpectralOfCurves(OfCurves, StartContract):
     kind = "spectral"
 
 
+def fit_of(kind: str, run: nf.Run, signals: nf.Signals) -> Start:
+    """A start that has learned from signals; those that learn by steps take few of them here."""
+    start: Start = resolve("starts", kind)(run.codes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amortised, "STEPS", 200)
+        start.fit(lambda: signals.batches(10), torch.Generator().manual_seed(0))
+    return start
+
+
+@pytest.fixture(scope="module")
+def amortised_of_images(fitted: Path) -> Start:
+    return fit_of("amortised", nf.Run.load(fitted), images())
+
+
+@pytest.fixture(scope="module")
+def amortised_of_curves(fitted_curves: Path) -> Start:
+    return fit_of("amortised", nf.Run.load(fitted_curves), waves(40))
+
+
+class TestAmortised(StartContract):
+    kind = "amortised"
+
+    @pytest.fixture
+    def start(self, amortised_of_images: Start) -> Start:
+        return amortised_of_images
+
+
+class TestAmortisedOfCurves(OfCurves, StartContract):
+    kind = "amortised"
+
+    @pytest.fixture
+    def start(self, amortised_of_curves: Start) -> Start:
+        return amortised_of_curves
+
+
 @pytest.mark.parametrize(("steps", "rate"), [(0, 0.1), (-1, 0.1), (10, 0.0), (10, float("nan"))])
 def test_steps_and_rates_that_mean_nothing_are_refused(steps: int, rate: float) -> None:
     with pytest.raises(ValueError, match=f"got {steps} and {rate}"):
@@ -486,11 +522,6 @@ WIDE = [1e2, 1e4, 1e6, 3e6, 1e7, 1e8, 1e10, 1e15]
 """Standard deviations of priors beside which nothing seen is no curvature at all: condition numbers of the Hessian up to 1e32."""
 
 
-def defect(*values: object, where: str) -> ParameterSet:
-    """A case that fails today; the mark goes with the mending."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=where))
-
-
 @pytest.mark.parametrize(
     ("solver", "prepared", "noise"),
     [
@@ -561,13 +592,7 @@ def test_a_decoder_whose_values_are_no_numbers_is_a_reason_and_no_exception(solv
     assert all(estimate.reasons)
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [
-        defect("levenberg", where="quadratic.py, _pointwise: division by no points"),
-        defect("lbfgs", where="quadratic.py, slope: division by no points"),
-    ],
-)
+@second_order
 def test_signals_without_any_points_get_the_mode_of_the_prior(solver: str) -> None:
     nothing = Observations(torch.arange(2), torch.zeros(1, 0, 2), torch.zeros(2, 0, 1), torch.zeros(2, 0))
     objective = MAP(Points(), Gaussian(0.3), Isotropic(3))
@@ -689,6 +714,89 @@ def test_the_spectral_start_finds_codes_that_are_linear_in_the_signals(run: nf.R
     found = start(signals.truth(torch.arange(60)), run.decoder, run.model.objective).mean
     left = (found - codes).square().sum() / (codes - codes.mean(0)).square().sum()
     assert left < 1e-3  # R^2 above .999; what is left is the ridge and the shrinkage towards the mean
+
+
+@pytest.fixture(scope="module")
+def guessing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 200 images that has learned an amortised start."""
+    folder = tmp_path_factory.mktemp("runs") / "guessing"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amortised, "STEPS", 500)  # a third of what it takes by default
+        nf.fit(images(200), recipe="image", settings=[*TINY, "inference.start=amortised"], epochs=20, out=folder, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("mask", ["observe=random:0.3", "observe=half:left", "hide=center:4", "observe=center:4"])
+def test_the_amortised_start_of_partly_seen_images_is_lower_than_the_mean_start(guessing: Path, mask: str) -> None:
+    run, count = nf.Run.load(guessing), 60
+    side, what = mask.split("=")
+    whole = images(count, seed=1).batch(torch.arange(count))
+    seen = nf.Visibility(**{side: [what]})(whole, run.domain)
+    observed, hidden = whole.split(seen)
+    objective = run.completion_objective()
+    ours, mean = (start(observed, run.decoder, objective).mean for start in (run.start, Mean(run.codes)))
+    with torch.no_grad():
+        costs = [objective(FixedCodes(z), run.decoder, observed).total for z in (ours, mean)]
+        errors = [run.domain.score(run.field(z), hidden)["mse"].mean() for z in (ours, mean)]
+    assert costs[0].mean() < costs[1].mean()
+    assert (costs[0] < costs[1]).double().mean() > 0.7
+    assert errors[0] < errors[1]
+
+
+def test_a_learned_start_travels_with_its_run(guessing: Path, tmp_path: Path) -> None:
+    run = nf.Run.load(guessing)
+    run.save(tmp_path / "copy")
+    seen, again = unseen(0.3), nf.Run.load(tmp_path / "copy")
+    starts = [each.start(seen, each.decoder, each.model.objective).mean for each in (run, again)]
+    assert torch.equal(*starts)
+    assert not torch.allclose(starts[0], run.codes.mean(0))
+
+
+@pytest.mark.parametrize("kind", ["mean", "nearest", "spectral", "amortised"])
+def test_several_starts_are_its_own_and_codes_of_the_bank(run: nf.Run, images: nf.Images, kind: str) -> None:
+    start = fit_of(kind, run, images)
+    observed = images.batch(torch.arange(5)).split(torch.rand(5, 64, generator=torch.Generator().manual_seed(1)) < 0.5)[0]
+    own = start(observed, run.decoder, run.model.objective).mean
+    for count in (1, 2, 5):
+        starts, work = start.several(observed, run.decoder, run.model.objective, count)
+        assert starts.shape == (count, 5, 4)
+        assert torch.equal(starts[0], own)
+        for z in starts[1:].flatten(0, 1):
+            assert (run.codes == z).all(1).any()
+        again = start.several(observed, run.decoder, run.model.objective, count)
+        assert torch.equal(again[0], starts)
+        expected = start.evaluations(observed, run.decoder)
+        if count > 1:
+            expected = expected + Nearest(run.codes).evaluations(observed, run.decoder)
+        torch.testing.assert_close(work, expected)
+
+
+def test_other_starts_are_near_first_and_all_different_where_the_bank_is_large_enough(run: nf.Run, images: nf.Images) -> None:
+    batch, objective = images.batch(torch.arange(5)), run.model.objective
+    others = Mean(run.codes).several(batch, run.decoder, objective, 7)[0][1:]
+    assert torch.equal(others[0], Nearest(run.codes)(batch, run.decoder, objective).mean)
+    errors = torch.stack([run.domain.score(run.field(z), batch)["mse"] for z in others])
+    assert (errors[1:] >= errors[:-1] - 1e-7).all()
+    for b in range(5):
+        assert len(others[:, b].unique(dim=0)) == 6
+
+
+def test_a_bank_smaller_than_the_starts_repeats_itself(run: nf.Run, images: nf.Images) -> None:
+    batch = images.batch(torch.arange(3))
+    for bank in (run.codes[:1], run.codes[:3]):
+        starts, _ = Mean(bank).several(batch, run.decoder, run.model.objective, 9)
+        assert starts.shape == (9, 3, 4)
+        for b in range(3):
+            assert len(starts[1:, b].unique(dim=0)) == len(bank)
+
+
+def test_more_starts_cost_more_and_end_no_higher(fitted: Path) -> None:
+    observed = unseen(0.3)
+    one, four = (nf.Run.load(fitted, [f"inference.starts={count}"]).infer(observed) for count in (1, 4))
+    # four searches of ten steps each, and the choice of their starts
+    assert (four.evaluations > 3 * one.evaluations).all()
+    assert (four.loss.total <= one.loss.total + 1e-6).all()  # the first start is the single one
+    assert (four.loss.total < one.loss.total - 1e-3).any()
 
 
 # a run

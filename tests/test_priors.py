@@ -8,6 +8,7 @@ from torch import Tensor
 from torch import distributions as d
 
 from neuralfield.latents.kernel_density import CENTRES, KernelDensity
+from neuralfield.latents.mixture import CODES_PER_COMPONENT, LEAST_SHARE, Mixture
 from neuralfield.latents.priors import Gaussian, Isotropic, Known, Prior
 from neuralfield.types import Latent
 
@@ -71,6 +72,22 @@ class TestKernelDensity(PriorContract):
 class TestKernelDensityOfOneDirection(PriorContract):
     def make(self) -> Prior:
         return KernelDensity(3, leading=1)
+
+
+class TestMixture(PriorContract):
+    def make(self) -> Prior:
+        return Mixture(3, components=2)
+
+    @pytest.mark.parametrize("components", [0, -1])
+    def test_fewer_components_than_one_are_refused(self, components: int) -> None:
+        with pytest.raises(ValueError, match=f"at least 1, got {components}") as caught:
+            Mixture(3, components)
+        assert "\n" not in str(caught.value)
+
+
+class TestMixtureOfOne(PriorContract):
+    def make(self) -> Prior:
+        return Mixture(3, components=1)
 
 
 def moments(prior: KernelDensity) -> tuple[Tensor, Tensor]:
@@ -170,3 +187,66 @@ def test_equal_components_have_the_curvature_of_one_that_they_share(places: Tens
     apart.covariance = (shared.factor @ shared.factor.T).expand(len(shared.means), -1, -1).clone()
     expected = shared.curvature(Latent(places)).expand(len(places), -1, -1)
     torch.testing.assert_close(apart.curvature(Latent(places)), expected, rtol=1e-9, atol=1e-9)
+
+
+# a mixture that is fitted by EM
+
+
+@pytest.mark.parametrize(("codes", "components"), [(1, 1), (199, 1), (200, 2), (399, 3), (1000, 4), (3000, 4)])
+def test_small_banks_get_fewer_components(codes: int, components: int) -> None:
+    prior = Mixture(3, components=4).fit(torch.randn(codes, 3, generator=torch.Generator().manual_seed(0)))
+    assert len(prior.means) == components == max(1, min(4, codes // CODES_PER_COMPONENT))
+
+
+def test_a_bank_too_small_for_two_components_has_the_gaussian_prior() -> None:
+    codes = clusters(150)
+    spread = torch.tensor([[0.05, 0.01, 0.0], [0.01, 0.02, 0.0], [0.0, 0.0, 0.001]])
+    z = Latent(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
+    for known in (None, Known(torch.cov(codes.T, correction=0) + spread, spread)):
+        one, gaussian = Mixture(3).fit(codes, known), Gaussian(3).fit(codes, known)
+        torch.testing.assert_close(one.cost(z), gaussian.cost(z), rtol=1e-4, atol=1e-4)
+
+
+def kinds(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes of two kinds far apart, their means, their covariances): a third and two thirds of them."""
+    draw = torch.Generator().manual_seed(0)
+    means = torch.tensor([[4.0, 0.0, 0.0], [-4.0, 0.0, 1.0]])
+    factors = torch.tensor([[[1.0, 0, 0], [0.5, 0.5, 0], [0, 0, 0.4]], [[0.3, 0, 0], [0, 1.0, 0], [0, -0.6, 0.5]]])
+    which = (torch.arange(count) % 3 > 0).long()
+    noise = torch.randn(count, 3, 1, generator=draw)
+    return means[which] + (factors[which] @ noise)[..., 0], means, factors @ factors.mT
+
+
+def test_two_kinds_of_codes_are_found_with_their_shares_and_covariances() -> None:
+    codes, means, covariances = kinds(6000)
+    prior = Mixture(3, components=2).fit(codes)
+    order = prior.means[:, 0].argsort(descending=True)
+    # standard errors of 2000 codes of variance 1: .022 of means, .032 of variances; and a fiftieth of the average variance
+    least = LEAST_SHARE * float(torch.cov(codes.T, correction=0).diagonal().mean())
+    torch.testing.assert_close(prior.log_weights[order].exp(), torch.tensor([1 / 3, 2 / 3]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(prior.means[order], means, rtol=0, atol=0.1)
+    found = prior.components().covariance[order]
+    torch.testing.assert_close(found, covariances + least * torch.eye(3), rtol=0, atol=0.13)
+
+
+def test_what_is_not_known_of_each_code_is_added_to_every_component() -> None:
+    codes, _, _ = kinds(600)
+    spread = torch.tensor([[0.3, 0.1, 0.0], [0.1, 0.2, 0.0], [0.0, 0.0, 0.1]])
+    known = Known(torch.cov(codes.T, correction=0) + spread, spread)
+    wide, narrow = (Mixture(3, components=2).fit(codes, each).components() for each in (known, None))
+    assert torch.equal(wide.means, narrow.means)
+    assert torch.equal(wide.log_weights, narrow.log_weights)
+    # the least that every direction has is a share of the average variance, to which the spread belongs
+    expected = spread + LEAST_SHARE * spread.diagonal().mean() * torch.eye(3)
+    torch.testing.assert_close(wide.covariance - narrow.covariance, expected.expand(2, -1, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixture_of_several_kinds_costs_no_more_than_its_quadratic_bound(places: Tensor) -> None:
+    bounded(Mixture(3, components=2).fit(kinds(600)[0]), places)
+
+
+def test_fitting_a_mixture_repeats_and_draws_no_random_numbers_of_others() -> None:
+    codes, state = kinds(600)[0], torch.get_rng_state()
+    one, two = (Mixture(3, components=3).fit(codes).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert torch.equal(torch.get_rng_state(), state)
