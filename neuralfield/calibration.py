@@ -14,7 +14,8 @@ from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 
-TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+TEMPERATURES = (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0)
+"""Tried first; then the two between the best and its neighbours."""
 LEAST_NOISE, MOST_NOISE = 1e-3, 10.0
 """Standard deviations between which the noise level is looked for, in the units inside."""
 CLOSE = 1.01
@@ -23,7 +24,10 @@ CLOSE = 1.01
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was found, and the scores of bands on the signals that it was fitted to, over what was hidden of them."""
+    """What was found, and the scores of bands on the signals that it was fitted to, over what was hidden of them.
+
+    All but shares are in the units inside: of curves standard deviations of the set.
+    """
 
     temperature: float
     noise: float
@@ -61,23 +65,40 @@ def calibrate(
     if not len(signals):
         raise UsageError("there are no signals to calibrate with")
     signals, visibility = fitting(signals, run), visibility or Visibility()
-    found = []
-    for number, temperature in enumerate(TEMPERATURES):
-        run.calibration.temperature.fill_(temperature)
-        found.append(_fitted(run, _guesses(run, signals, visibility, samples, seed), temperature, len(signals)))
-        progress((number + 1) / len(TEMPERATURES))
-    best = min(found, key=lambda calibrated: calibrated.crps)
-    run.calibration.temperature.fill_(best.temperature)
-    run.calibration.noise.fill_(best.noise)
-    run.facts["calibration"] = asdict(best) | {"masks": str(visibility)}
-    return best
+    before = float(run.calibration.temperature)
+    found: dict[float, Calibrated] = {}
+
+    def best() -> Calibrated:
+        return min(found.values(), key=lambda calibrated: calibrated.crps)
+
+    try:
+        for temperature in TEMPERATURES:
+            found[temperature] = _at(run, signals, visibility, temperature, samples, seed)
+            progress(len(found) / (len(TEMPERATURES) + 2))
+        middle = best().temperature
+        for temperature in (middle / 2, middle * 2):
+            found[temperature] = _at(run, signals, visibility, temperature, samples, seed)
+            progress(len(found) / (len(TEMPERATURES) + 2))
+    except BaseException:
+        run.calibration.temperature.fill_(before)
+        raise
+    chosen = best()
+    run.calibration.temperature.fill_(chosen.temperature)
+    run.calibration.noise.fill_(chosen.noise)
+    run.facts["calibration"] = asdict(chosen) | {"masks": str(visibility)}
+    return chosen
+
+
+def _at(run: Run, signals: Signals, visibility: Visibility, temperature: float, samples: int, seed: int) -> Calibrated:
+    run.calibration.temperature.fill_(temperature)
+    return _fitted(run, _guesses(run, signals, visibility, samples, seed), temperature, len(signals))
 
 
 def _guesses(run: Run, signals: Signals, visibility: Visibility, samples: int, seed: int) -> Guesses:
     solver, parts = run.solver(), []
     for observed, hidden in views(run, signals, visibility):
         side = hidden if visibility.masks else observed
-        estimate = run.infer(observed, solver, samples)
+        estimate = run.infer(observed, solver, samples, seed)
         for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
             draws, truth = draws_of(estimate, rows, samples, seed, observed.index[rows]), side.rows(rows)
             known = (truth.weight > 0)[..., None].expand_as(truth.values)

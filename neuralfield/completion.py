@@ -69,9 +69,10 @@ class Draws:
 def completed(run: Run, estimate: Estimate, rows: Int[Tensor, " B"], draws: Draws | None) -> Field:
     """The completion of some signals: the mean over draws where there are any, else the field of their codes.
 
-    Decoders linear in the code need no draws for their mean.
+    An exact posterior of a decoder linear in the code needs no draws for its mean.
     """
-    if draws is None or run.decoder.linear_in_code:
+    exact = run.decoder.linear_in_code and all(estimate.reasons[row] == "exact" for row in rows.tolist())
+    if draws is None or exact:
         return run.field(estimate.latent.mean[rows])
     return run.mean_field(draws.codes)
 
@@ -97,7 +98,7 @@ def complete(
         raise UsageError("one sample makes no band; ask for 2 or more, or for 0")
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
-        estimate = run.infer(observed, solver, samples)
+        estimate = run.infer(observed, solver, samples, seed)
         sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
         for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
             draws = draws_of(estimate, rows, samples, seed, observed.index[rows]) if samples else None

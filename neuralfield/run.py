@@ -116,14 +116,17 @@ class Run:
             return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
         return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread.shape) + spread, spread)
 
-    def infer(self, observations: Observations | Signals, solver: Solver | None = None, samples: int = 0) -> Estimate:
+    def infer(
+        self, observations: Observations | Signals, solver: Solver | None = None, samples: int = 0, seed: int = 0
+    ) -> Estimate:
         """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU.
 
-        With `samples`, the estimate's posterior is one that so many codes of each signal can be drawn from, by any solver.
+        With `samples`, the estimate's posterior is one that so many codes of each signal can be drawn from, by any solver. `seed`
+        is for posteriors that draw them already.
         """
         if isinstance(observations, Signals):
             signals = fitting(observations, self)
-            return concatenate([self.infer(batch, solver, samples) for batch in signals.batches(self.recipe.inference.batch)])
+            return concatenate([self.infer(batch, solver, samples, seed) for batch in signals.batches(self.recipe.inference.batch)])
         solver, settings = solver or self.solver(), self.recipe.inference
         objective = self.completion_objective()
         # whether a point that nobody sees may be left out; decoders that read tables do so faster as a whole
@@ -138,7 +141,7 @@ class Run:
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if samples and isinstance(objective, MAP) and estimate.posterior is not None:
                 approximation: Approximation = resolve("posteriors", settings.posterior)()
-                posterior, more = approximation(objective, self.decoder, batch, estimate.posterior, solver, samples)
+                posterior, more = approximation(objective, self.decoder, batch, estimate.posterior, solver, samples, seed)
                 estimate, work = replace(estimate, posterior=posterior), work + more
             estimates.append(replace(estimate, evaluations=estimate.evaluations + work))
         return concatenate(estimates)

@@ -62,10 +62,7 @@ def test_bands_of_images_hold_their_share_whatever_noise_was_believed_in(fitted:
         assert after["crps"].mean() < before["crps"].mean()
 
 
-TOO_COLD = "calibration.py, TEMPERATURES: none is below .5, but noise believed in to be 8 times what it is needs 1/64"
-
-
-@pytest.mark.parametrize("factor", [0.02, 1.0, 1.5, pytest.param(8.0, marks=pytest.mark.xfail(strict=True, reason=TOO_COLD))])
+@pytest.mark.parametrize("factor", [0.02, 1.0, 1.5, 8.0])
 def test_bands_of_curves_hold_their_share_whatever_noise_was_believed_in(fitted_curves: Path, factor: float) -> None:
     std = factor * float(nf.Run.load(fitted_curves).model.objective.likelihood.get_buffer("std"))
     run, ours, others = run_of(fitted_curves, std), waves(150, seed=5), waves(150, seed=6)
@@ -78,7 +75,6 @@ def test_bands_of_curves_hold_their_share_whatever_noise_was_believed_in(fitted_
         assert after["crps"].mean() < before["crps"].mean()
 
 
-UNITS = "calibration.py, _fitted: crps and width90 are in the units inside, those of completions in the user's"
 names_of_scores = pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -86,8 +82,6 @@ names_of_scores = pytest.mark.parametrize(
         ("images", "width90"),
         ("images", "coverage90"),
         ("curves", "coverage90"),
-        pytest.param("curves", "crps", marks=pytest.mark.xfail(strict=True, reason=UNITS)),
-        pytest.param("curves", "width90", marks=pytest.mark.xfail(strict=True, reason=UNITS)),
     ],
 )
 
@@ -108,7 +102,7 @@ def test_what_it_found_is_what_the_run_then_draws_with(run: nf.Run) -> None:
     found = calibrate(run, images(20, seed=5), CENTRE, samples=16)
     assert found.signals == 20
     assert kept(run) == pytest.approx((found.temperature, found.noise))
-    assert found.temperature in TEMPERATURES
+    assert found.temperature <= 2 * max(TEMPERATURES)
     assert LEAST_NOISE <= found.noise <= MOST_NOISE
     assert run.facts["calibration"]["noise"] == found.noise
 
@@ -216,7 +210,6 @@ def test_masks_that_hide_nothing_are_refused(run: nf.Run, images: nf.Images) -> 
     refused(run, images, NOTHING, 8, "nothing of these signals is hidden and known")
 
 
-@pytest.mark.xfail(strict=True, reason="calibration.py, calibrate: an error leaves the temperature that was being tried in the run")
 def test_a_calibration_that_fails_leaves_the_run_as_it_was(run: nf.Run, images: nf.Images) -> None:
     with pytest.raises(UsageError):
         calibrate(run, images, NOTHING, 8)
@@ -239,7 +232,7 @@ def test_the_command_prints_what_it_found_and_changes_neither_codes_nor_decoder(
     facts = answer.json
     assert set(facts) == {"run", *Calibrated.__dataclass_fields__}
     assert facts["signals"] == 12
-    assert facts["temperature"] in TEMPERATURES
+    assert facts["temperature"] <= 2 * max(TEMPERATURES)
     assert 0 < facts["noise"] <= MOST_NOISE
     assert 0 < facts["crps"] < facts["width90"]
     assert facts["coverage90"] == pytest.approx(LEVEL, abs=0.02)
@@ -278,6 +271,5 @@ def test_what_cannot_be_calibrated_is_one_line_and_leaves_the_run_as_it_was(nf_:
     assert {file.name: file.read_bytes() for file in run_folder.iterdir() if file.is_file()} == before
 
 
-@pytest.mark.xfail(strict=True, reason="cli/calibrate.py: `samples or SAMPLES` takes 0 for nothing said")
 def test_no_samples_at_all_are_refused_by_the_command_too(nf_: Nf, run_folder: Path) -> None:
     failed(nf_("calibrate", run_folder, "--hide", "center:4", "--samples", 0), 2, "at least 2 samples, got 0")

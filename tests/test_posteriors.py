@@ -299,9 +299,6 @@ def approximated(
     return estimate, posterior.sample(count, seeded(9)), work
 
 
-PRIOR_LOST = "linear.py, solve: takes no notice of MAP.shift, so the prior of a draw is not perturbed"
-
-
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize(
     ("kind", "solver"),
@@ -309,7 +306,7 @@ PRIOR_LOST = "linear.py, solve: takes no notice of MAP.shift, so the prior of a 
         ("laplace", Levenberg(tolerance=1e-7)),
         ("randomised", Levenberg(tolerance=1e-7)),
         ("randomised", LBFGS(steps=100, tolerance=1e-7)),
-        pytest.param("randomised", LinearSolver(), marks=pytest.mark.xfail(strict=True, reason=PRIOR_LOST)),
+        ("randomised", LinearSolver()),
         ("langevin", Levenberg(tolerance=1e-7)),
     ],
     ids=["laplace", "randomised-levenberg", "randomised-lbfgs", "randomised-linear", "langevin"],
@@ -349,12 +346,7 @@ def test_draws_of_a_signal_do_not_depend_on_its_batch(kind: str) -> None:
         assert not torch.allclose(together[0], together[1], atol=1e-2)  # of the same values under another number
 
 
-OF_THE_BATCH = "randomised.py: errors are drawn for as many points as the batch has left (run.py, without_unseen), not by point"
-
-
-@pytest.mark.parametrize(
-    "kind", ["laplace", pytest.param("randomised", marks=pytest.mark.xfail(strict=True, reason=OF_THE_BATCH)), "langevin"]
-)
+@pytest.mark.parametrize("kind", ["laplace", "randomised"])
 def test_draws_of_a_run_do_not_depend_on_the_batch(fitted: Path, kind: str) -> None:
     signals = images(5, seed=4)
     seen = torch.rand(5, 64, generator=seeded()) < 0.4
@@ -486,12 +478,7 @@ class StudentT(Prior):
         return self
 
 
-CONCAVE = "randomised.py: cholesky of a prior's curvature that is 0 where the prior is concave raises"
-
-
-@pytest.mark.parametrize(
-    "kind", ["laplace", pytest.param("randomised", marks=pytest.mark.xfail(strict=True, reason=CONCAVE)), "langevin"]
-)
+@pytest.mark.parametrize("kind", ["laplace", "randomised", "langevin"])
 def test_where_the_prior_is_concave_there_are_draws(kind: str) -> None:
     decoder, likelihood, _ = PROBLEMS["gaussian"]
     observations = on_a_line(torch.full((3, 4), 10.0))  # whose codes, log 10 = 2.3, are beyond the prior's bend at 1.4
@@ -515,12 +502,8 @@ def test_laplaces_normal_has_the_curvature_of_the_objective(solver: Solver) -> N
 
 # several starts where the answer is exact already
 
-EXACT_TWICE = "laplace.py, mixture: takes for granted that every part has one component with a factor of its own"
 
-
-@pytest.mark.parametrize(
-    "prior", ["gaussian", pytest.param("kernel-density", marks=pytest.mark.xfail(strict=True, reason=EXACT_TWICE))]
-)
+@pytest.mark.parametrize("prior", ["gaussian", "kernel-density"])
 def test_several_starts_of_an_exact_solver_change_nothing(fitted_curves: Path, prior: str) -> None:
     one, many = (
         nf.Run.load(fitted_curves, [f"inference.prior={prior}", f"inference.starts={starts}"]).infer(waves(4, seed=7), samples=4)

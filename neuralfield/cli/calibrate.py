@@ -43,12 +43,12 @@ def command(
     from neuralfield.calibration import calibrate
     from neuralfield.cli.progress import Bar
     from neuralfield.recipe import split_settings
-    from neuralfield.run import Run, choose_device, load_signals
+    from neuralfield.run import Run, choose_device, load_signals, read_recipe
     from neuralfield.signals.masks import Visibility
 
     options.warnings_as_lines()
     signals_settings, settings = split_settings("signals", settings)
-    if solver is not None:
+    if solver is not None and solver != read_recipe(run_path)[0].inference.kind:
         settings = (f"inference.kind={solver}", *settings)
     run, searching = Run.load(run_path), Run.load(run_path, settings).to(choose_device(device))
     chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
@@ -56,7 +56,9 @@ def command(
     bar = Bar()
     bar.stage("calibrating")
     try:
-        found = calibrate(searching, signals, Visibility(observe, hide, seed), samples or SAMPLES, seed, bar.share)
+        found = calibrate(
+            searching, signals, Visibility(observe, hide, seed), SAMPLES if samples is None else samples, seed, bar.share
+        )
     finally:
         bar.stop()
     run.calibration.load_state_dict(searching.calibration.state_dict())
@@ -64,6 +66,6 @@ def command(
     run.save()
     options.say(
         f"{run_path}  temperature {found.temperature:g}, noise {found.noise:.3g}: {found.coverage90:.0%} of what was hidden of "
-        f"{found.signals} signals lies in bands {found.width90:.3g} wide"
+        f"{found.signals} signals lies in its bands"
     )
     options.finish(as_json, {"run": str(run_path), **asdict(found)})

@@ -13,7 +13,7 @@ from neuralfield.objective import MAP
 from neuralfield.seeds import generator
 from neuralfield.types import Observations
 
-CHAINS = 1008  # the first number of the seeds; others draw other things
+CHAINS = 1008  # the seeds' second number; others draw other things
 WANTED = 0.57
 """Share of moves to be accepted (Roberts and Rosenthal 1998)."""
 
@@ -31,9 +31,16 @@ class Langevin(Approximation):
 
     @torch.no_grad()
     def __call__(
-        self, objective: MAP, decoder: Decoder, observations: Observations, found: Posterior, solver: Solver, count: int
+        self,
+        objective: MAP,
+        decoder: Decoder,
+        observations: Observations,
+        found: Posterior,
+        solver: Solver,
+        count: int,
+        seed: int = 0,
     ) -> tuple[Posterior, Float[Tensor, " B"]]:
-        randoms = [generator(CHAINS, number) for number in observations.index.tolist()]
+        randoms = [generator(seed, CHAINS, number) for number in observations.index.tolist()]
         starts = torch.cat([found.rows(slice(b, b + 1)).sample(count, random) for b, random in enumerate(randoms)], 1)
         factor = factor_of(found.covariance().double())
         draws = [self._chain(objective, decoder, observations, z.double(), factor, randoms) for z in starts]

@@ -20,7 +20,14 @@ class Laplace(Approximation):
     """The mixture of Gaussians around the optima of all starts, as it is."""
 
     def __call__(
-        self, objective: MAP, decoder: Decoder, observations: Observations, found: Posterior, solver: Solver, count: int
+        self,
+        objective: MAP,
+        decoder: Decoder,
+        observations: Observations,
+        found: Posterior,
+        solver: Solver,
+        count: int,
+        seed: int = 0,
     ) -> tuple[Posterior, Float[Tensor, " B"]]:
         return found, torch.zeros(len(observations))
 
@@ -44,9 +51,10 @@ def mixture(costs: Float[Tensor, "S B"], parts: list[Posterior]) -> Posterior:
     `costs` are in nats. An optimum that several starts have found counts once.
     """
     means = torch.cat([part.means for part in parts], 1)
-    factors = torch.cat([part.factor for part in parts], 1)
+    factors = torch.cat([part.factor.expand(-1, part.means.shape[1], -1, -1) for part in parts], 1)
+    shares = torch.cat([part.log_weights - cost[:, None].to(part.means) for part, cost in zip(parts, costs, strict=True)], 1)
     room = factors.diagonal(dim1=2, dim2=3).log().sum(-1)
     inverse = torch.linalg.solve_triangular(factors, torch.eye(means.shape[-1]).to(factors), upper=False)
     apart = einsum(inverse, means[:, :, None] - means[:, None], "b k d e, b k j e -> b k j d").square().mean(-1)
     times = (apart < SAME).sum(2)
-    return Posterior(torch.log_softmax(room - costs.T.to(room) - times.log(), 1), means, factors)
+    return Posterior(torch.log_softmax(room + shares - times.log(), 1), means, factors)

@@ -32,6 +32,7 @@ class Linear(Solver):
     mean, whose field is the mean of all fields: it has the least expected squared error.
     """
 
+    exact: ClassVar[bool] = True
     gives_posterior: ClassVar[bool] = True
 
     def check(self, objective: Objective, decoder: Decoder) -> None:

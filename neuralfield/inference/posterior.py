@@ -84,6 +84,16 @@ class Approximation(ABC):
 
     @abstractmethod
     def __call__(
-        self, objective: MAP, decoder: Decoder, observations: Observations, found: Posterior, solver: Solver, count: int
+        self,
+        objective: MAP,
+        decoder: Decoder,
+        observations: Observations,
+        found: Posterior,
+        solver: Solver,
+        count: int,
+        seed: int = 0,
     ) -> tuple[Posterior, Float[Tensor, " B"]]:
-        """(a posterior from which `count` codes can be drawn, evaluations that it took for each signal)."""
+        """(a posterior from which `count` codes can be drawn, evaluations that it took for each signal).
+
+        What is drawn for a signal depends on the seed and its number in the set alone.
+        """

@@ -26,6 +26,7 @@ def search(
 
     `with_posterior` asks for Laplace's approximation, also of solvers that do not make it by themselves.
     """
+    starts = starts[:1] if solver.exact else starts
     if isinstance(objective, MAP) and with_posterior:
         found = []
         for z in starts:

@@ -21,6 +21,8 @@ class Solver(ABC):
     """Minimises the objective over the codes of a batch, every signal on its own."""
 
     differentiable: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+    """Whether estimates and posteriors are those of a formula, whatever the start."""
     gives_posterior: ClassVar[bool] = False
     """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 
