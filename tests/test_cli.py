@@ -65,6 +65,8 @@ def test_infer_prints_what_the_contract_lists_and_writes_completions(nf_: Nf, fi
     assert facts["run"] == str(fitted)
     assert (facts["signals"], facts["solver"]) == (6, "adam")
     assert 0 <= facts["converged"] <= 1
+    assert facts["steps"] == 10
+    assert sum(facts["reasons"].values()) == 6
     assert facts["evaluations"] >= 3 * 10  # forward and backward of every step
     assert facts["seconds"] > 0
     assert "coverage90" in facts

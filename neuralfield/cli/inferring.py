@@ -1,6 +1,7 @@
 """What `nf infer` and `nf eval` have in common: from options to completions and what is said of them."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from neuralfield.recipe import split_settings
 from neuralfield.run import Run, choose_device, load_signals, read_recipe
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
+
+
+REASONS = 10
+"""Why searches ended: the most frequent reasons that are told."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Inferred:
             "solver": self.run.recipe.inference.kind,
             "converged": estimate.converged.float().mean().item(),
             "evaluations": estimate.evaluations.mean().item(),
+            "steps": estimate.steps.float().mean().item(),
+            "reasons": dict(Counter(estimate.reasons).most_common(REASONS)),
             "seconds": self.seconds,
             "scores": scores,
             "coverage90": (scores["hidden"] or scores["observed"]).get("coverage90"),
