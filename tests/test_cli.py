@@ -161,7 +161,15 @@ def test_data_says_what_there_is(nf_: Nf, source: str, tmp_path: Path) -> None:
 
 
 def test_recipes_are_listed_and_shown_as_toml_that_can_be_used(nf_: Nf, tmp_path: Path) -> None:
-    listed = {"image", "image-modulated", "autodecoder-mnist", "function", "functions-joint", "functions-alternating"}
+    listed = {
+        "image",
+        "image-completion",
+        "image-modulated",
+        "autodecoder-mnist",
+        "function",
+        "functions-joint",
+        "functions-alternating",
+    }
     assert set(nf_("recipes", "--json").json["recipes"]) == listed
     shown = nf_("recipes", "image", "--set", "decoder.width=77")
     (tmp_path / "mine.toml").write_text(shown.out)

@@ -13,7 +13,6 @@ from neuralfield.run import Run, choose_device, load_signals, read_recipe
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
 
-
 REASONS = 10
 """Why searches ended: the most frequent reasons that are told."""
 
