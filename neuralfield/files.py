@@ -57,7 +57,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, json.loads((file.metadata() or {}).get("about", "{}"))
+            # copies: where a tensor lies in the file decides its alignment, and that the last digit of products with it
+            return {name: file.get_tensor(name).clone() for name in names}, json.loads((file.metadata() or {}).get("about", "{}"))
     except FileNotFoundError:
         raise NeuralfieldError(
             f"{path} is missing: the run is half written; finish it with nf fit --resume, or fit again"

@@ -23,6 +23,7 @@ TINY = [
     "training.batch=8",
     "training.warmup=0.1",
     "training.polish=3",
+    "inference.kind=adam",
     "inference.steps=10",
 ]
 """Settings that turn the recipe `image` into one that fits in a fraction of a second."""
