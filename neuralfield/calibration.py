@@ -1,7 +1,7 @@
-"""Bands as wide as they should be: a temperature and a noise level, fitted to signals that the fit has not seen."""
+"""Bands as wide as they should be: temperature, trust in the evidence and noise level, fitted to signals that no fit has seen."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,12 @@ from neuralfield.errors import UsageError
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
+from neuralfield.types import Estimate, Observations
 
 TEMPERATURES = (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0)
 """Tried first; then the two between the best and its neighbours."""
+POWERS = (1.0, 0.5, 0.25)
+"""Of the weights of optima."""
 LEAST_NOISE, MOST_NOISE = 1e-3, 10.0
 """Standard deviations between which the noise level is looked for, in the units inside."""
 CLOSE = 1.01
@@ -30,6 +33,7 @@ class Calibrated:
     """
 
     temperature: float
+    evidence: float
     noise: float
     crps: float
     width90: float
@@ -55,17 +59,17 @@ def calibrate(
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Calibrated:
-    """Fit the run's temperature and noise level to `signals`, of which masks hide something; the run then draws with them.
+    """Fit the run's `Calibration` to `signals`, of which masks hide something; the run then draws with it.
 
-    Of TEMPERATURES the one of the least CRPS is taken, each with the noise level at which the bands hold 90 % of the hidden values.
-    They belong to this kind of mask: where more is hidden, points say other things of each other.
+    Of TEMPERATURES and POWERS of the evidence those of the least CRPS are taken, each with the noise level at which the bands
+    hold 90 % of the hidden values. They belong to this kind of mask: where more is hidden, points say other things of each other.
     """
     if samples < 2:
         raise UsageError(f"bands need at least 2 samples, got {samples}")
     if not len(signals):
         raise UsageError("there are no signals to calibrate with")
     signals, visibility = fitting(signals, run), visibility or Visibility()
-    before = float(run.calibration.temperature)
+    before = {name: float(value) for name, value in run.calibration.state_dict().items()}
     found: dict[float, Calibrated] = {}
 
     def best() -> Calibrated:
@@ -80,27 +84,43 @@ def calibrate(
             found[temperature] = _at(run, signals, visibility, temperature, samples, seed)
             progress(len(found) / (len(TEMPERATURES) + 2))
     except BaseException:
-        run.calibration.temperature.fill_(before)
+        _set(run, before)
         raise
     chosen = best()
-    run.calibration.temperature.fill_(chosen.temperature)
-    run.calibration.noise.fill_(chosen.noise)
+    _set(run, {name: getattr(chosen, name) for name in before})
     run.facts["calibration"] = asdict(chosen) | {"masks": str(visibility)}
     return chosen
 
 
+def _set(run: Run, numbers: dict[str, float]) -> None:
+    for name, number in numbers.items():
+        run.calibration.get_buffer(name).fill_(number)
+
+
 def _at(run: Run, signals: Signals, visibility: Visibility, temperature: float, samples: int, seed: int) -> Calibrated:
-    run.calibration.temperature.fill_(temperature)
-    return _fitted(run, _guesses(run, signals, visibility, samples, seed), temperature, len(signals))
-
-
-def _guesses(run: Run, signals: Signals, visibility: Visibility, samples: int, seed: int) -> Guesses:
-    solver, parts = run.solver(), []
+    """The best power of the evidence at a temperature, by one search."""
+    _set(run, {"temperature": temperature, "evidence": 1.0})
+    solver, found = run.solver(), []
     for observed, hidden in views(run, signals, visibility):
-        side = hidden if visibility.masks else observed
-        estimate = run.infer(observed, solver, samples, seed)
-        for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
-            draws, truth = draws_of(estimate, rows, samples, seed, observed.index[rows]), side.rows(rows)
+        found.append((run.infer(observed, solver, samples, seed), hidden if visibility.masks else observed))
+    several = any(posterior.log_weights.shape[1] > 1 for estimate, _ in found if (posterior := estimate.posterior) is not None)
+    calibrated = []
+    for power in POWERS if several else POWERS[:1]:
+        guesses = _guesses(run, [(_flattened(estimate, power), side) for estimate, side in found], samples, seed)
+        noise, scores = _fitted(run, guesses)
+        calibrated.append(Calibrated(temperature, power, noise, **scores, signals=len(signals)))
+    return min(calibrated, key=lambda calibrated: calibrated.crps)
+
+
+def _flattened(estimate: Estimate, power: float) -> Estimate:
+    return estimate if estimate.posterior is None else replace(estimate, posterior=estimate.posterior.flattened(power))
+
+
+def _guesses(run: Run, found: list[tuple[Estimate, Observations]], samples: int, seed: int) -> Guesses:
+    parts = []
+    for estimate, side in found:
+        for rows in torch.arange(len(side)).split(at_once(samples, side)):
+            draws, truth = draws_of(estimate, rows, samples, seed, side.index[rows]), side.rows(rows)
             known = (truth.weight > 0)[..., None].expand_as(truth.values)
             fields = draws.fields(run, truth.coords).cpu()
             levels = draws.levels[..., None, None].expand_as(fields)
@@ -112,8 +132,8 @@ def _guesses(run: Run, signals: Signals, visibility: Visibility, samples: int, s
     return Guesses(fields, levels, values, weight / weight.sum())
 
 
-def _fitted(run: Run, guesses: Guesses, temperature: float, count: int) -> Calibrated:
-    """The noise level whose bands hold LEVEL of the values, by bisection: more noise, wider bands."""
+def _fitted(run: Run, guesses: Guesses) -> tuple[float, dict[str, float]]:
+    """(the noise level whose bands hold LEVEL of the values, their scores), by bisection: more noise, wider bands."""
     likelihood = run.model.objective.likelihood
 
     def scores(noise: float) -> dict[str, float]:
@@ -126,4 +146,4 @@ def _fitted(run: Run, guesses: Guesses, temperature: float, count: int) -> Calib
     while high / low > CLOSE:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if scores(middle)["coverage90"] < LEVEL else (low, middle)
-    return Calibrated(temperature, high, **scores(high), signals=count)
+    return high, scores(high)

@@ -142,7 +142,8 @@ class Run:
             if samples and isinstance(objective, MAP) and estimate.posterior is not None:
                 approximation: Approximation = resolve("posteriors", settings.posterior)()
                 posterior, more = approximation(objective, self.decoder, batch, estimate.posterior, solver, samples, seed)
-                estimate, work = replace(estimate, posterior=posterior), work + more
+                estimate = replace(estimate, posterior=posterior.flattened(float(self.calibration.evidence)))
+                work = work + more
             estimates.append(replace(estimate, evaluations=estimate.evaluations + work))
         return concatenate(estimates)
 

@@ -10,6 +10,7 @@ from synthetic import images, waves
 from torch import Tensor
 
 import neuralfield as nf
+from neuralfield import calibration
 from neuralfield.calibration import LEAST_NOISE, MOST_NOISE, TEMPERATURES, Calibrated, calibrate
 from neuralfield.domains.ensembles import LEVEL
 from neuralfield.errors import UsageError
@@ -28,9 +29,17 @@ def run_of(folder: Path, std: float | None = None) -> nf.Run:
     return run
 
 
-def kept(run: nf.Run) -> tuple[float, float]:
-    """(temperature, noise)"""
-    return float(run.calibration.temperature), float(run.calibration.noise)
+def kept(run: nf.Run) -> dict[str, float]:
+    """What a run is calibrated to."""
+    return {name: float(value) for name, value in run.calibration.state_dict().items()}
+
+
+def told(found: Calibrated) -> dict[str, float]:
+    """The same of what was found."""
+    return {"temperature": found.temperature, "evidence": found.evidence, "noise": found.noise}
+
+
+UNCALIBRATED = {"temperature": 1.0, "evidence": 1.0, "noise": 0.0}
 
 
 def of_each(run: nf.Run, signals: nf.Signals, visibility: nf.Visibility, seed: int = 0) -> dict[str, Tensor]:
@@ -101,7 +110,7 @@ def test_what_it_reports_is_what_completions_then_score(fitted: Path, fitted_cur
 def test_what_it_found_is_what_the_run_then_draws_with(run: nf.Run) -> None:
     found = calibrate(run, images(20, seed=5), CENTRE, samples=16)
     assert found.signals == 20
-    assert kept(run) == pytest.approx((found.temperature, found.noise))
+    assert kept(run) == pytest.approx(told(found))
     assert found.temperature <= 2 * max(TEMPERATURES)
     assert LEAST_NOISE <= found.noise <= MOST_NOISE
     assert run.facts["calibration"]["noise"] == found.noise
@@ -129,13 +138,12 @@ def test_where_nothing_is_hidden_bands_are_those_of_what_was_seen(fitted: Path) 
 # what a run keeps
 
 
-def test_temperature_and_noise_survive_saving_and_loading(run_folder: Path) -> None:
+def test_it_survives_saving_and_loading(run_folder: Path) -> None:
     run = nf.Run.load(run_folder)
     found = calibrate(run, images(8, seed=5), CENTRE, samples=8)
     run.save()
     loaded = nf.Run.load(run_folder)
-    assert torch.equal(loaded.calibration.temperature, run.calibration.temperature)
-    assert torch.equal(loaded.calibration.noise, run.calibration.noise)
+    assert kept(loaded) == kept(run)
     assert loaded.completion_objective().temperature == found.temperature
     assert loaded.facts["calibration"]["signals"] == 8
     signals = images(4, seed=6)
@@ -148,28 +156,29 @@ def test_a_calibration_anew_overwrites_and_does_not_build_on_the_old_one(fitted:
     again, fresh = nf.Run.load(fitted), nf.Run.load(fitted)
     again.calibration.temperature.fill_(32.0)
     again.calibration.noise.fill_(5.0)
+    again.calibration.evidence.fill_(0.1)
     found = [calibrate(run, images(8, seed=5), CENTRE, samples=8) for run in (again, fresh)]
     assert found[0] == found[1]
-    assert again.calibration.state_dict() == fresh.calibration.state_dict()
+    assert kept(again) == kept(fresh)
     calibrate(again, images(8, seed=5), nf.Visibility(observe=["random:0.1"]), samples=8)
     assert again.facts["calibration"]["noise"] == pytest.approx(float(again.calibration.noise))
     assert "random:0.1" in again.facts["calibration"]["masks"]
 
 
 def test_a_run_that_was_not_calibrated_is_as_it_was(run: nf.Run) -> None:
-    assert kept(run) == (1.0, 0.0)
+    assert kept(run) == UNCALIBRATED
     likelihood = run.model.objective.likelihood
     assert run.calibration.predictive(likelihood) is likelihood
     assert "calibration" not in run.facts
 
 
 def test_noise_replaces_that_of_likelihoods_that_have_one() -> None:
-    calibration = Calibration()
-    calibration.noise.fill_(0.7)
-    found = calibration.predictive(Gaussian(0.1))
+    seven = Calibration()
+    seven.noise.fill_(0.7)
+    found = seven.predictive(Gaussian(0.1))
     assert float(found.get_buffer("std")) == pytest.approx(0.7)
     chances = Bernoulli()
-    assert calibration.predictive(chances) is chances
+    assert seven.predictive(chances) is chances
 
 
 @pytest.mark.parametrize("temperature", [0.5, 16.0])
@@ -183,6 +192,29 @@ def test_a_temperature_divides_what_is_seen_and_not_the_prior(fitted_curves: Pat
     expected = torch.linalg.inv(precision + (torch.linalg.inv(plain) - precision) / temperature)
     # inverses of inverses of float32 covariances
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * float(expected.abs().amax()))
+
+
+@pytest.mark.parametrize("power", [0.5, 0.0])
+def test_the_weights_of_optima_are_raised_to_the_power_of_the_evidence(fitted: Path, power: float) -> None:
+    run, signals = nf.Run.load(fitted, ["inference.starts=6"]), images(4, seed=5)
+    plain = run.infer(signals, samples=8).posterior
+    run.calibration.evidence.fill_(power)
+    found = run.infer(signals, samples=8).posterior
+    raised = plain.log_weights.exp().pow(power)
+    torch.testing.assert_close(found.log_weights.exp(), raised / raised.sum(1, keepdim=True))
+    assert torch.equal(found.means, plain.means)
+
+
+def test_powers_of_the_evidence_are_tried_at_every_temperature(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crps = {}
+    for powers in ((1.0,), (0.25,), (1.0, 0.25)):
+        monkeypatch.setattr(calibration, "POWERS", powers)
+        monkeypatch.setattr(calibration, "TEMPERATURES", (1 / 16,))
+        found = calibrate(nf.Run.load(fitted, ["inference.starts=6"]), images(10, seed=5), CENTRE, samples=16)
+        assert found.evidence in powers
+        crps[powers] = found.crps
+    assert crps[1.0,] != crps[0.25,]
+    assert crps[1.0, 0.25] == min(crps.values())
 
 
 # what cannot be calibrated
@@ -213,7 +245,7 @@ def test_masks_that_hide_nothing_are_refused(run: nf.Run, images: nf.Images) -> 
 def test_a_calibration_that_fails_leaves_the_run_as_it_was(run: nf.Run, images: nf.Images) -> None:
     with pytest.raises(UsageError):
         calibrate(run, images, NOTHING, 8)
-    assert kept(run) == (1.0, 0.0)
+    assert kept(run) == UNCALIBRATED
 
 
 # nf calibrate
@@ -237,10 +269,8 @@ def test_the_command_prints_what_it_found_and_changes_neither_codes_nor_decoder(
     assert 0 < facts["crps"] < facts["width90"]
     assert facts["coverage90"] == pytest.approx(LEVEL, abs=0.02)
     assert digests(run_folder) == before
-    run = nf.Run.load(run_folder)
-    assert (float(run.calibration.temperature), float(run.calibration.noise)) == pytest.approx(
-        (facts["temperature"], facts["noise"])
-    )
+    found = kept(nf.Run.load(run_folder))
+    assert found == pytest.approx({name: facts[name] for name in found})
     again = nf_("calibrate", run_folder, "--hide", "center:4", "--json")
     assert again.json == facts
     assert digests(run_folder) == before

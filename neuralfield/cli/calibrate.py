@@ -32,7 +32,7 @@ def command(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Fit a temperature and a noise level, so that 90 % of hidden values lie in their bands; the run keeps them.
+    """Fit temperature, trust in the evidence and noise level, so that 90 % of hidden values lie in their bands; the run keeps them.
 
     Take signals that the fit has not seen, and hide what will be hidden: bands are as wide as that kind of mask needs.
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -49,6 +49,10 @@ class Posterior:
         share = self.log_weights.softmax(1)[:, : self.factor.shape[1]]
         share = share / share.sum(1, keepdim=True)
         return einsum(share, self.factor, self.factor, "b k, b k d e, b k f e -> b d f")
+
+    def flattened(self, power: float) -> Self:
+        """With the weights of its components raised to a power: below 1 they are more alike."""
+        return replace(self, log_weights=torch.log_softmax(power * self.log_weights, 1))
 
     def rows(self, which: slice | Tensor) -> Self:
         """Those of some signals."""
