@@ -61,7 +61,7 @@ def table_of_completions(run: nf.Run, sizes) -> list[str]:  # type: ignore[no-un
         "|---|" + "---|" * len(MASKS),
         *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()),
         "",
-        "| hole | coverage of 90 % bands | CRPS | mean width | temperature | evidence | noise | CPU ms an image | CPU s to calibrate |",
+        "| hole | coverage of 90 % bands | CRPS | width | temperature | evidence | noise | CPU ms an image | CPU s to calibrate |",
         "|---|---|---|---|---|---|---|---|---|",
         *("| " + " | ".join(cells) + " |" for cells in bands),
     ]

@@ -27,7 +27,7 @@ CLOSE = 1.01
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was found, and the scores of bands on the signals that it was fitted to, over what was hidden of them.
+    """What was found, and the scores of means and bands on the signals that it was fitted to, over what was hidden of them.
 
     All but shares are in the units inside: of curves standard deviations of the set.
     """
@@ -35,6 +35,7 @@ class Calibrated:
     temperature: float
     evidence: float
     noise: float
+    rmse: float
     crps: float
     width90: float
     coverage90: float
@@ -61,8 +62,9 @@ def calibrate(
 ) -> Calibrated:
     """Fit the run's `Calibration` to `signals`, of which masks hide something; the run then draws with it.
 
-    Of TEMPERATURES and POWERS of the evidence those of the least CRPS are taken, each with the noise level at which the bands
-    hold 90 % of the hidden values. They belong to this kind of mask: where more is hidden, points say other things of each other.
+    Of TEMPERATURES and POWERS of the evidence those are taken whose mean completions err least, with the noise level at which the
+    bands hold 90 % of the hidden values. They belong to this kind of mask: where more is hidden, points say other things of each
+    other.
     """
     if samples < 2:
         raise UsageError(f"bands need at least 2 samples, got {samples}")
@@ -73,7 +75,7 @@ def calibrate(
     found: dict[float, Calibrated] = {}
 
     def best() -> Calibrated:
-        return min(found.values(), key=lambda calibrated: calibrated.crps)
+        return min(found.values(), key=lambda calibrated: calibrated.rmse)
 
     try:
         for temperature in TEMPERATURES:
@@ -108,8 +110,9 @@ def _at(run: Run, signals: Signals, visibility: Visibility, temperature: float, 
     for power in POWERS if several else POWERS[:1]:
         guesses = _guesses(run, [(_flattened(estimate, power), side) for estimate, side in found], samples, seed)
         noise, scores = _fitted(run, guesses)
-        calibrated.append(Calibrated(temperature, power, noise, **scores, signals=len(signals)))
-    return min(calibrated, key=lambda calibrated: calibrated.crps)
+        rmse = float(((guesses.fields.mean(0) - guesses.values).square() * guesses.weight).sum().sqrt())
+        calibrated.append(Calibrated(temperature, power, noise, rmse, **scores, signals=len(signals)))
+    return min(calibrated, key=lambda calibrated: calibrated.rmse)
 
 
 def _flattened(estimate: Estimate, power: float) -> Estimate:

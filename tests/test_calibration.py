@@ -206,15 +206,26 @@ def test_the_weights_of_optima_are_raised_to_the_power_of_the_evidence(fitted: P
 
 
 def test_powers_of_the_evidence_are_tried_at_every_temperature(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crps = {}
+    rmse = {}
     for powers in ((1.0,), (0.25,), (1.0, 0.25)):
         monkeypatch.setattr(calibration, "POWERS", powers)
         monkeypatch.setattr(calibration, "TEMPERATURES", (1 / 16,))
         found = calibrate(nf.Run.load(fitted, ["inference.starts=6"]), images(10, seed=5), CENTRE, samples=16)
         assert found.evidence in powers
-        crps[powers] = found.crps
-    assert crps[1.0,] != crps[0.25,]
-    assert crps[1.0, 0.25] == min(crps.values())
+        rmse[powers] = found.rmse
+    assert rmse[1.0,] != rmse[0.25,]
+    assert rmse[1.0, 0.25] == min(rmse.values())
+
+
+def test_of_all_temperatures_the_one_whose_means_err_least_is_found(fitted: Path) -> None:
+    run, signals = nf.Run.load(fitted), images(20, seed=5)
+    found = calibrate(run, signals, CENTRE, samples=16)
+    for temperature in (0.25, 1.0, 4.0, found.temperature):
+        run.calibration.temperature.fill_(temperature)
+        psnr = nf.complete(run, signals, CENTRE, samples=16).scores["hidden"]["psnr"]
+        rmse = 10 ** (-psnr / 10)
+        assert float(rmse.mean().sqrt()) >= found.rmse - 1e-6
+    assert float(rmse.mean().sqrt()) == pytest.approx(found.rmse, rel=1e-4)
 
 
 # what cannot be calibrated
