@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from neuralfield.errors import NeuralfieldError
 
@@ -142,6 +142,10 @@ class Field:
 
     def __len__(self) -> int:
         return len(tree_leaves(self.conditioning)[0])
+
+    def rows(self, which: slice) -> "Field":
+        """The fields of some of the signals."""
+        return replace(self, conditioning=tree_map(lambda leaf: leaf[which], self.conditioning))
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,198 @@
+"""A folder of meshes, or a single one, as shapes: read, mended, normalised, sampled once and kept."""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+
+import neuralfield.files as files
+from neuralfield.domains.surfaces import Surface
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
+from neuralfield.signals.distances import Plan
+from neuralfield.signals.images import SPLITS, check_split
+from neuralfield.signals.shapes import Shapes
+
+ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
+MARGIN = 1.03
+"""The farthest vertex lies at radius 1 / MARGIN, as in DeepSDF."""
+VERSION = 1
+"""Of what is kept: another number where the same mesh would be sampled otherwise."""
+SMALL, LARGE = 0.2, 5.0
+"""Ratios of scales within one set beyond which its units are probably mixed."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a mesh. `turned`: it was inside out, and was turned."""
+
+    faces: int
+    degenerate: int
+    open_edges: int
+    components: int
+    turned: bool
+
+    def __str__(self) -> str:
+        found = [f"{self.degenerate} faces without area"] * bool(self.degenerate)
+        found += [f"open ({self.open_edges} edges at its border)"] * bool(self.open_edges)
+        found += ["inside out (turned)"] * self.turned
+        return ", ".join(found)
+
+
+def meshes(
+    path: str,
+    split: str = "train",
+    even: int = 4096,
+    surface: int = 4096,
+    near: int = 16384,
+    spread: float = 0.05,
+    normalise: bool = True,
+    strict: bool = False,
+    skip_bad: bool = False,
+    cache: str | None = None,
+) -> Shapes:
+    """The meshes of the folder or file `path`, in sorted order, each named by its file without the ending.
+
+    With `train/` or `test/` inside, `split` chooses between them; no other subfolder is read. Each mesh is centred and scaled to
+    radius 1 / 1.03 where `normalise` is true, and signed distances are taken at `even` points of the cube, `surface` points of
+    the surface and `near` points around it (`Plan`). They are kept in the folder `cache`, by default below ~/.cache/neuralfield,
+    under a name made of the mesh and of these settings, so that they are taken once and a killed run goes on where it was.
+
+    Meshes that are open or inside out are reported in one warning; with `strict` they are refused. With `skip_bad`, files that
+    hold no surface are left out.
+    """
+    check_split(split)
+    plan = Plan(even, surface, near, spread)
+    root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
+    folder = Path(cache).expanduser() if cache else _default_cache()
+    samples, ids, frames, reports = [], [], [], {}
+    for file in _watched(found):
+        try:
+            values, frame, report = _kept(file, plan, normalise, folder)
+        except NeuralfieldError as error:
+            if not skip_bad:
+                raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
+            warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
+            continue
+        samples.append(values)
+        ids.append(file.stem)
+        frames.append(frame)
+        reports[file.name] = report
+    if not samples:
+        raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
+    _tell(root, reports, strict)
+    _tell_of_units(root, ids, frames)
+    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even)
+
+
+def read_mesh(file: Path) -> tuple[Surface, Report]:
+    """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
+    try:
+        mesh = trimesh.load(file, force="mesh", process=True)
+    except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
+        raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
+    vertices, faces = (np.asarray(getattr(mesh, name, ())) for name in ("vertices", "faces"))
+    if not len(faces):
+        raise NeuralfieldError("it holds no faces" + (", only points" if len(vertices) else ""))
+    if not np.isfinite(vertices).all():
+        raise NeuralfieldError("it has vertices that are not finite")
+    surface = Surface(vertices.astype(np.float64), faces.astype(np.int64))
+    flat = surface.sizes <= 1e-12 * np.ptp(vertices, axis=0).max() ** 2
+    if flat.all():
+        raise NeuralfieldError("none of its faces has an area")
+    surface = Surface(surface.vertices, surface.elements[~flat])
+    edges = np.sort(surface.elements[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
+    counts = np.unique(edges, axis=0, return_counts=True)[1]
+    turned = surface.volume < 0
+    if turned:
+        surface = Surface(surface.vertices, surface.elements[:, ::-1])
+    components = trimesh.graph.connected_components(edges, min_len=1)
+    return surface, Report(len(surface), int(flat.sum()), int((counts == 1).sum()), len(components), bool(turned))
+
+
+def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[float]]:
+    """(the surface in the cube, its centre and scale): the centre of its box goes to 0, its farthest vertex to radius 1 / MARGIN."""
+    if not normalise:
+        if np.abs(surface.vertices).max() > 1:
+            raise NeuralfieldError("it reaches beyond the cube [-1, 1]^3; let it be normalised, with signals.normalise=true")
+        return surface, [0.0, 0.0, 0.0, 1.0]
+    used = surface.vertices[np.unique(surface.elements)]
+    centre = (used.min(0) + used.max(0)) / 2
+    scale = float(np.linalg.norm(used - centre, axis=1).max()) * MARGIN
+    return Surface((surface.vertices - centre) / scale, surface.elements), [*centre.tolist(), scale]
+
+
+def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Float[np.ndarray, "N C+1"], list[float], Report]:
+    """(samples, frame, report) of a mesh, from the cache where it is there."""
+    settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
+    key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
+    array, about = folder / f"{key}.npy", folder / f"{key}.json"
+    if not about.exists():  # written last
+        surface, report = read_mesh(file)
+        inside, frame = normalised(surface, normalise)
+        # seeded by the mesh itself: the same points whatever folder it is in
+        samples = plan.take(inside, np.random.default_rng(int(key, 16)))
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_npy(array, samples)
+        files.write_json(about, {"frame": frame, "report": asdict(report)})
+    facts = files.read_json(about)
+    return np.load(array, mmap_mode="r"), facts["frame"], Report(**facts["report"])
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neuralfield" / "shapes"
+
+
+def _find(root: Path, split: str) -> list[Path]:
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise NeuralfieldError(f"there is no file or folder {root}")
+    folders = [root / name for name in SPLITS if (root / name).is_dir()]
+    folder = root / split if folders else root
+    if not folder.is_dir():
+        raise NeuralfieldError(f"{root} has {folders[0].name}/ but no {split}/; make that folder, or say --split {folders[0].name}")
+    found = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in ENDINGS and not entry.name.startswith("."))
+    if not found:
+        raise NeuralfieldError(f"{folder} holds no meshes ({', '.join(ENDINGS)}); no subfolder but train/ and test/ is read")
+    return found
+
+
+def _watched(found: list[Path]) -> Iterator[Path]:
+    """The same, with a bar on a terminal."""
+    console = Console(stderr=True)
+    return iter(track(found, "sampling meshes", console=console, transient=True, disable=not sys.stderr.isatty()))
+
+
+def _tell(root: Path, reports: dict[str, Report], strict: bool) -> None:
+    odd = {name: str(report) for name, report in reports.items() if str(report)}
+    if not odd:
+        return
+    first = ", ".join(f"{name}: {what}" for name, what in list(odd.items())[:3])
+    message = f"{len(odd)} of {len(reports)} meshes of {root} have defects ({first}{', ...' if len(odd) > 3 else ''})"
+    if strict:
+        raise NeuralfieldError(f"{message}; mend them, or say signals.strict=false")
+    warnings.warn(message, NeuralfieldWarning, stacklevel=3)
+
+
+def _tell_of_units(root: Path, ids: list[str], frames: list[list[float]]) -> None:
+    scales = np.array([frame[-1] for frame in frames])
+    ratio = scales / np.median(scales)
+    if ratio.min() < SMALL or ratio.max() > LARGE:
+        odd = ids[int(np.abs(np.log(ratio)).argmax())]
+        warnings.warn(
+            f"the meshes of {root} differ in size by a factor of {scales.max() / scales.min():.3g} (farthest from the others: {odd}); "
+            "each is normalised by its own size",
+            NeuralfieldWarning,
+            stacklevel=3,
+        )
