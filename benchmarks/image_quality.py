@@ -106,7 +106,8 @@ def faithful(signals: nf.Signals, target: float, patience: float) -> tuple[Run, 
     optimisers = Optimisers(RowAdam(model.source.parameters()), torch.optim.Adam(model.decoder.parameters()))
     run = Run(recipe, model, signals.ids, signals.labels, {})
     psnr, per_epoch = 0.0, math.ceil(len(signals) / recipe.training.batch)
-    for position, _, _ in train(model, optimisers, Joint(), batches_of(signals, recipe.training), recipe.training, Position(), 0, lambda p: 0.0):
+    batches = batches_of(signals, recipe.training)
+    for position, _, _ in train(model, optimisers, Joint(), batches, recipe.training, Position(), 0, lambda p: 0.0):
         if position.step or position.steps % per_epoch:
             continue
         look = time.process_time()
