@@ -564,7 +564,7 @@ def test_a_quadratic_counts_in_float64_whatever_the_codes_are(dtype: torch.dtype
     torch.testing.assert_close(around.curvature, exact.curvature, rtol=1e-4, atol=1e-4)
 
 
-# users' parts that are like no part of ours; those that fail today have a mark, which goes with the mending
+# users' parts that are like no part of ours
 
 
 class Whitened(StudentT):
