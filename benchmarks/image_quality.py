@@ -18,6 +18,7 @@ import neuralfield as nf
 from neuralfield.recipe import Recipe, build
 from neuralfield.run import Run
 from neuralfield.seeds import generator
+from neuralfield.training.batches import batches_of
 from neuralfield.training.loop import Position, train
 from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.schedules.joint import Joint
@@ -105,7 +106,8 @@ def faithful(signals: nf.Signals, target: float, patience: float) -> tuple[Run, 
     optimisers = Optimisers(RowAdam(model.source.parameters()), torch.optim.Adam(model.decoder.parameters()))
     run = Run(recipe, model, signals.ids, signals.labels, {})
     psnr, per_epoch = 0.0, math.ceil(len(signals) / recipe.training.batch)
-    for position, _, _ in train(model, optimisers, Joint(), signals, recipe.training, Position(), 0, lambda p: 0.0):
+    batches = batches_of(signals, recipe.training)
+    for position, _, _ in train(model, optimisers, Joint(), batches, recipe.training, Position(), 0, lambda p: 0.0):
         if position.step or position.steps % per_epoch:
             continue
         look = time.process_time()

@@ -1,5 +1,7 @@
 """Bands as wide as they should be: temperature, trust in the evidence and noise level, fitted to signals that no fit has seen."""
 
+import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from neuralfield.completion import at_once, draws_of, views
 from neuralfield.domains.ensembles import LEVEL, band_scores
-from neuralfield.errors import UsageError
+from neuralfield.errors import NeuralfieldWarning, UsageError
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
@@ -21,6 +23,8 @@ POWERS = (1.0, 0.5, 0.25)
 """Of the weights of optima."""
 LEAST_NOISE, MOST_NOISE = 1e-3, 10.0
 """Standard deviations between which the noise level is looked for, in the units inside."""
+MISSED = 0.03
+"""Of coverage that is wanted, what may be missing or too much without a word."""
 CLOSE = 1.01
 """Ratio of two noise levels that are not told apart."""
 
@@ -90,6 +94,12 @@ def calibrate(
         raise
     chosen = best()
     _set(run, {name: getattr(chosen, name) for name in before})
+    if abs(chosen.coverage90 - LEVEL) > MISSED:
+        warnings.warn(
+            f"bands hold {chosen.coverage90:.0%} of what was hidden, and no noise level makes that {LEVEL:.0%}",
+            NeuralfieldWarning,
+            stacklevel=2,
+        )
     run.facts["calibration"] = asdict(chosen) | {"masks": str(visibility)}
     return chosen
 
@@ -105,7 +115,9 @@ def _at(run: Run, signals: Signals, visibility: Visibility, temperature: float, 
     solver, found = run.solver(), []
     for observed, hidden in views(run, signals, visibility):
         found.append((run.infer(observed, solver, samples, seed), hidden if visibility.masks else observed))
-    several = any(posterior.log_weights.shape[1] > 1 for estimate, _ in found if (posterior := estimate.posterior) is not None)
+    # weights of exact posteriors are right, and draws have none
+    weighed = not solver.exact and run.recipe.inference.posterior == "laplace"
+    several = weighed and any(p.log_weights.shape[1] > 1 for estimate, _ in found if (p := estimate.posterior) is not None)
     calibrated = []
     for power in POWERS if several else POWERS[:1]:
         guesses = _guesses(run, [(_flattened(estimate, power), side) for estimate, side in found], samples, seed)
@@ -136,15 +148,20 @@ def _guesses(run: Run, found: list[tuple[Estimate, Observations]], samples: int,
 
 
 def _fitted(run: Run, guesses: Guesses) -> tuple[float, dict[str, float]]:
-    """(the noise level whose bands hold LEVEL of the values, their scores), by bisection: more noise, wider bands."""
-    likelihood = run.model.objective.likelihood
+    """(the noise level whose bands hold LEVEL of the values, their scores), by bisection: more noise, wider bands.
+
+    0 stands for a likelihood without a noise level of its own.
+    """
+    likelihood = copy.deepcopy(run.model.objective.likelihood).to("cpu")
 
     def scores(noise: float) -> dict[str, float]:
-        drawn = likelihood.with_noise(noise).to("cpu").quantile(guesses.fields[:, None, :, None], guesses.levels[:, None, :, None])
+        drawn = likelihood.with_noise(noise).quantile(guesses.fields[:, None, :, None], guesses.levels[:, None, :, None])
         return {
             name: float(value) for name, value in band_scores(drawn, guesses.values[None, :, None], guesses.weight[None]).items()
         }
 
+    if likelihood.with_noise(MOST_NOISE) is likelihood:
+        return 0.0, scores(MOST_NOISE)
     low, high = LEAST_NOISE, MOST_NOISE
     while high / low > CLOSE:
         middle = (low * high) ** 0.5

@@ -94,8 +94,8 @@ def complete(
     signals = load_signals(run, signals, split="test") if isinstance(signals, str) else fitting(signals, run)
     visibility, solver = visibility or Visibility(), solver or run.solver()
     samples = run.recipe.inference.samples if samples is None else samples
-    if samples == 1:
-        raise UsageError("one sample makes no band; ask for 2 or more, or for 0")
+    if samples == 1 or samples < 0:
+        raise UsageError(f"{samples} samples make no band; ask for 2 or more, or for 0")
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver, samples, seed)
@@ -128,7 +128,10 @@ def draws_of(
     What is drawn for a signal depends on the seed and its number in the set alone; `numbers` are the rows by default.
     """
     if estimate.posterior is None:
-        raise UsageError(f"this estimate has no posterior to draw from: run.infer(observations, samples={count})")
+        raise UsageError(
+            "this estimate has no posterior to draw from; say how many draws are wanted when it is made, as in "
+            f"run.infer(observations, samples={count}), with the objective map"
+        )
     codes, levels = [], []
     for row, number in zip(rows.tolist(), (rows if numbers is None else numbers).tolist(), strict=True):
         random = generator(seed, DRAWING, number)

@@ -11,7 +11,7 @@ import torch
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
@@ -27,7 +27,7 @@ from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, 
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.signals import Signals, UnlikeError
-from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
+from neuralfield.types import EVALUATED_AT_ONCE, Conditioning, Estimate, Field, Latent, Loss, Observations
 
 SPREAD_OVER = 256
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
@@ -81,8 +81,13 @@ class Run:
 
         def evaluate(conditioning: Conditioning, coords: Tensor) -> Tensor:
             flat = tree_map(lambda leaf: leaf.flatten(0, 1), conditioning)
-            at = coords if len(coords) == 1 else coords.repeat_interleave(count, 0)
-            return reduce(field.link(field.evaluate(flat, at)), "(b s) n v -> b n v", "mean", s=count)
+            each = coords if len(coords) == 1 else coords.repeat_interleave(count, 0)
+            wanted = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in (coords, *tree_leaves(conditioning)))
+            chunk = each.shape[1] if wanted else max(1, EVALUATED_AT_ONCE // len(tree_leaves(flat)[0]))
+            means = [
+                reduce(field.link(field.evaluate(flat, at)), "(b s) n v -> b n v", "mean", s=count) for at in each.split(chunk, 1)
+            ]
+            return torch.cat(means, 1)
 
         conditioning = tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), field.conditioning)
         return Field(evaluate, conditioning, coord_dim=self.domain.coord_dim)
@@ -117,33 +122,39 @@ class Run:
         return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread.shape) + spread, spread)
 
     def infer(
-        self, observations: Observations | Signals, solver: Solver | None = None, samples: int = 0, seed: int = 0
+        self,
+        observations: Observations | Signals,
+        solver: Solver | None = None,
+        samples: int = 0,
+        seed: int = 0,
+        calibrated: bool = True,
     ) -> Estimate:
         """Codes of new signals, whole or partly seen, with the decoder frozen. Results lie on the CPU.
 
         With `samples`, the estimate's posterior is one that so many codes of each signal can be drawn from, by any solver. `seed`
-        is for posteriors that draw them already.
+        is for posteriors that draw them already. `calibrated` says whether the calibration counts, which belongs to a kind of mask.
         """
-        if isinstance(observations, Signals):
-            signals = fitting(observations, self)
-            return concatenate([self.infer(batch, solver, samples, seed) for batch in signals.batches(self.recipe.inference.batch)])
         solver, settings = solver or self.solver(), self.recipe.inference
-        objective = self.completion_objective()
+        if isinstance(observations, Signals):
+            batches = fitting(observations, self).batches(settings.batch)
+            return concatenate([self.infer(batch, solver, samples, seed, calibrated) for batch in batches])
+        objective = self.completion_objective(calibrated)
         # whether a point that nobody sees may be left out; decoders that read tables do so faster as a whole
         separate = isinstance(objective, MAP) and isinstance(objective.measurement, Local)
         separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = observations.rows(rows).to(self.device)
+            starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
             if separate:
                 batch = batch.without_unseen()
-            starts, work = self.start.several(batch, self.decoder, objective, settings.starts)
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
+            if calibrated and estimate.posterior is not None and not solver.exact:
+                estimate = replace(estimate, posterior=estimate.posterior.flattened(float(self.calibration.evidence)))
             if samples and isinstance(objective, MAP) and estimate.posterior is not None:
                 approximation: Approximation = resolve("posteriors", settings.posterior)()
                 posterior, more = approximation(objective, self.decoder, batch, estimate.posterior, solver, samples, seed)
-                estimate = replace(estimate, posterior=posterior.flattened(float(self.calibration.evidence)))
-                work = work + more
+                estimate, work = replace(estimate, posterior=posterior), work + more
             estimates.append(replace(estimate, evaluations=estimate.evaluations + work))
         return concatenate(estimates)
 
@@ -154,19 +165,23 @@ class Run:
         solver.prepare(self.model.objective, self.decoder, self.codes, self.domain.grid().to(self.device))
         return solver
 
-    def completion_objective(self) -> Objective:
-        """The objective of the fit, with the prior that was learned from the bank, at the calibrated temperature."""
+    def completion_objective(self, calibrated: bool = True) -> Objective:
+        """The objective of the fit, with the prior that was learned from the bank, at the calibrated temperature or at its own."""
         objective = self.recipe.objective
         parts = {"measurement": self.model.objective.measurement, "likelihood": self.model.objective.likelihood}
         takes = inspect.signature(resolve("objectives", objective.kind)).parameters
         given = {key: value for key, value in {**parts, "prior": self.prior}.items() if key in takes}
         made: Objective = construct("objective", objective.kind, {**objective.arguments, **given})
-        made.temperature *= float(self.calibration.temperature)
+        if calibrated:
+            made.temperature *= float(self.calibration.temperature)
         return made
 
     def add(self, signals: Signals) -> Estimate:
-        """Let new signals join the bank: their codes are searched with the decoder frozen. An id that is taken gets a number."""
-        estimate = self.infer(signals)
+        """Let new signals join the bank: their codes are searched with the decoder frozen. An id that is taken gets a number.
+
+        Calibration has no part in it: the codes of the bank were found without.
+        """
+        estimate = self.infer(signals, calibrated=False)
         self.join(signals, estimate)
         return estimate
 

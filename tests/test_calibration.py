@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Nf, failed
-from synthetic import images, waves
+from synthetic import TINY, images, waves
 from torch import Tensor
 
 import neuralfield as nf
@@ -257,6 +257,19 @@ def test_a_calibration_that_fails_leaves_the_run_as_it_was(run: nf.Run, images: 
     with pytest.raises(UsageError):
         calibrate(run, images, NOTHING, 8)
     assert kept(run) == UNCALIBRATED
+
+
+def test_a_likelihood_without_a_noise_level_keeps_none_and_it_is_said(tmp_path: Path) -> None:
+    settings = ["likelihood.kind=bernoulli", *(setting for setting in TINY if not setting.startswith("likelihood"))]
+    run = nf.fit(images(20), recipe="image", settings=settings, epochs=1)
+    with pytest.warns(nf.NeuralfieldWarning, match="no noise level makes that 90%"):
+        found = calibrate(run, images(10, seed=5), CENTRE, samples=8)
+    assert found.noise == 0.0
+    assert float(run.calibration.noise) == 0.0
+
+
+def test_powers_are_not_tried_where_weights_are_exact(fitted_curves: Path) -> None:
+    assert calibrate(nf.Run.load(fitted_curves), waves(10, seed=5), FEW_TIMES, samples=8).evidence == 1.0
 
 
 # nf calibrate

@@ -127,7 +127,7 @@ def test_of_a_decoder_linear_in_the_code_it_is_the_field_of_the_mean_code(fitted
 
 
 def test_one_sample_is_refused(run: nf.Run) -> None:
-    with pytest.raises(UsageError, match="one sample makes no band"):
+    with pytest.raises(UsageError, match="1 samples make no band"):
         nf.complete(run, images(2, seed=5), samples=1)
 
 

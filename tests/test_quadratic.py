@@ -279,6 +279,14 @@ def test_no_part_is_larger_than_what_may_be_held_at_once(monkeypatch: pytest.Mon
         assert all(part.weight.numel() <= at_most for _, part, _, _ in parts), kind
 
 
+def test_a_shared_jacobian_is_as_small_as_its_copies_that_signals_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TINY, 3 * CODE_DIM * 3)
+    decoder = decoder_of("linear", 3)
+    parts = list(jacobians(objective_of(), decoder, observations_of(3, shared=True), codes()))
+    assert len(parts) == POINTS
+    assert sum(part.weight.shape[1] for _, part, _, _ in parts) == POINTS
+
+
 @kinds
 def test_taking_derivatives_leaves_the_decoder_and_the_codes_as_they_were(kind: str) -> None:
     decoder, z = decoder_of(kind), codes()
@@ -564,7 +572,7 @@ def test_a_quadratic_counts_in_float64_whatever_the_codes_are(dtype: torch.dtype
     torch.testing.assert_close(around.curvature, exact.curvature, rtol=1e-4, atol=1e-4)
 
 
-# users' parts that are like no part of ours; those that fail today have a mark, which goes with the mending
+# users' parts that are like no part of ours
 
 
 class Whitened(StudentT):

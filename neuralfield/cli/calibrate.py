@@ -65,7 +65,7 @@ def command(
     run.facts["calibration"] = searching.facts["calibration"]
     run.save()
     options.say(
-        f"{run_path}  temperature {found.temperature:g}, noise {found.noise:.3g}: {found.coverage90:.0%} of what was hidden of "
-        f"{found.signals} signals lies in its bands"
+        f"{run_path}  temperature {found.temperature:g}, evidence {found.evidence:g}, noise {found.noise:.3g}: "
+        f"{found.coverage90:.0%} of what was hidden of {found.signals} signals lies in its bands"
     )
     options.finish(as_json, {"run": str(run_path), **asdict(found)})

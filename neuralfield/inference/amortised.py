@@ -1,11 +1,12 @@
 """A start that is learned: from what the linear model makes of a partly seen signal to the code that its whole would have."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
@@ -52,20 +53,14 @@ class Amortised(Start):
             for name, (shape, gain) in shapes.items()
         }
         optimiser = torch.optim.Adam(weights.values(), lr=RATE, betas=(0.9, 0.99))
-        step = 0
-        while step < STEPS:
-            first = 0
-            for batch in batches():
-                for some in torch.arange(len(batch)).split(TOGETHER):
-                    seen = batch.rows(some).split(_mask(batch.rows(some), generator))[0]
-                    wanted = (targets[first + some] - self.shift) / self.scale
-                    loss = (_network(weights, self._inputs(seen)) - wanted).square().mean()
-                    optimiser.param_groups[0]["lr"] = 0.5 * RATE * (1 + math.cos(math.pi * min(1.0, step / STEPS)))
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
-                    step += 1
-                first += len(batch)
+        for step, (some, batch) in enumerate(islice(_endless(batches), STEPS)):
+            seen = batch.split(_mask(batch, generator))[0]
+            wanted = (targets[some] - self.shift) / self.scale
+            loss = (_network(weights, self._inputs(seen)) - wanted).square().mean()
+            optimiser.param_groups[0]["lr"] = 0.5 * RATE * (1 + math.cos(math.pi * step / STEPS))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
         for name, weight in weights.items():
             setattr(self, name, weight.detach())
 
@@ -81,6 +76,16 @@ class Amortised(Start):
         functions = self.basis.functions(observations.coords)[1].square().sum(2) / self.basis.noise
         power = einsum(observations.weight, functions.expand(len(observations), -1, -1), "b n, b n r -> b r") * self.basis.variance
         return torch.cat([(self.basis.encode(observations) / std).clamp(-FAR, FAR), power / (1 + power)], 1)
+
+
+def _endless(batches: Callable[[], Iterable[Observations]]) -> Iterator[tuple[Int[Tensor, " b"], Observations]]:
+    """(numbers of some signals in the bank, what is known of them), over and over."""
+    while True:
+        first = 0
+        for batch in batches():
+            for some in torch.arange(len(batch)).split(TOGETHER):
+                yield first + some, batch.rows(some)
+            first += len(batch)
 
 
 def _shapes(inputs: int, outputs: int) -> dict[str, tuple[tuple[int, int], float]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.quadratic import factor_of, slope
-from neuralfield.inference.solver import ROUNDING, Solver, frozen, points_per_seen, reasons_of
+from neuralfield.inference.solver import Solver, frozen, negligible, points_per_seen, reasons_of
 from neuralfield.objective import MAP, Objective
 from neuralfield.seeds import generator
 from neuralfield.types import Estimate, Latent, Loss, Observations
@@ -23,7 +23,7 @@ LEAST_LENGTH = 1e-6
 
 
 class LBFGS(Solver):
-    """Steps along -H g, H from the last `memory` changes of the gradient, halved until they lower the objective.
+    """Steps along -H g, H from the last `memory` changes of the gradient, shortened until they lower the objective.
 
     The first H is the inverse of the mean Gauss-Newton curvature over the bank, plus the prior's, estimated once:
     what is seen of a signal scales the former. A signal has converged, and leaves the batch, when the model promises less than
@@ -78,7 +78,7 @@ class LBFGS(Solver):
         return Estimate(Latent(z), loss, converged, tried.cpu(), work, reasons_of(converged, tried.cpu(), self.steps))
 
     def _settled(self, promised: Float[Tensor, " B"], cost: Float[Tensor, " B"], observations: Observations) -> Bool[Tensor, " B"]:
-        return promised / 2 <= (self.tolerance * observations.observed.double()).maximum(ROUNDING * cost.abs())
+        return promised / 2 <= negligible(cost, observations, self.tolerance)
 
     def _first(
         self, objective: Objective, observations: Observations, z: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]

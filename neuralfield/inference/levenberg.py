@@ -8,9 +8,9 @@ from torch import Tensor
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.errors import UsageError
-from neuralfield.inference.posterior import Posterior
-from neuralfield.inference.quadratic import Quadratic, evaluations, factor_of, quadratic, secant
-from neuralfield.inference.solver import ROUNDING, Solver, points_per_seen, reasons_of
+from neuralfield.inference.laplace import gaussian
+from neuralfield.inference.quadratic import Quadratic, evaluations, quadratic, secant
+from neuralfield.inference.solver import Solver, negligible, points_per_seen, reasons_of
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
 
@@ -47,50 +47,36 @@ class Levenberg(Solver):
         at = quadratic(objective, decoder, observations, z)
         damping, growth = (torch.full_like(at.data, value) for value in (self.damping, 2.0))
         tried = torch.zeros(len(z), dtype=torch.long, device=z.device)
-        exact = torch.ones_like(tried)
+        work = evaluations(objective, decoder, observations, z.shape[1]).to(z)
+        gradient = 3 * points_per_seen(decoder, observations, objective.points).to(z)
         for number in range(self.steps):
             active = (~self._settled(at, observations) & (damping < MOST_DAMPING)).nonzero()[:, 0]
             if not len(active):
                 break
             now, part = at.rows(active), observations.rows(active)
-            step = _damped_step(now, damping[active])
+            step = now.step(damping[active])
             there = z[active] + step.to(z)
-            if number < self.jacobians or decoder.linear_in_code:
-                trial = quadratic(objective, decoder, part, there)
-                exact[active] += 1
-            else:
-                trial = secant(objective, decoder, part, there, now, step)
+            exact = number < self.jacobians or decoder.linear_in_code
+            trial = quadratic(objective, decoder, part, there) if exact else secant(objective, decoder, part, there, now, step)
+            work[active] += evaluations(objective, decoder, part, z.shape[1]).to(z) if exact else gradient[active]
             ratio = ((now.cost - trial.cost) / now.fall(step)).nan_to_num(-1.0, -1.0, -1.0)
             better = ratio > LEAST_RATIO
             z[active] = torch.where(better[:, None], there, z[active])
-            at.move(active, trial, better, learned=number >= self.jacobians)
+            at.move(active, trial, better, learned=not exact)
             shrink = (1 - (2 * ratio - 1) ** 3).clamp(min=1 / 3)
             damping[active] = (damping[active] * torch.where(better, shrink, growth[active])).clamp(min=LEAST_DAMPING)
             growth[active] = torch.where(better, 2.0, 2 * growth[active])
             tried[active] += 1
-        tried, exact = tried.cpu(), exact.cpu()
-        share = 3 * points_per_seen(decoder, observations, objective.points).cpu()
-        work = evaluations(objective, decoder, observations, z.shape[1]) * exact + share * (1 + tried - exact)
-        return self._estimate(z, at, tried, observations, work)
+        return self._estimate(z, at, tried.cpu(), observations, work.cpu())
 
     def _settled(self, at: Quadratic, observations: Observations) -> Bool[Tensor, " B"]:
-        return at.fall(_damped_step(at, torch.zeros_like(at.data))) <= self._least_fall(at, observations)
-
-    def _least_fall(self, at: Quadratic, observations: Observations) -> Float[Tensor, " B"]:
-        return (self.tolerance * observations.observed.double()).maximum(ROUNDING * at.cost.abs())
+        return at.fall(at.step()) <= negligible(at.cost, observations, self.tolerance)
 
     def _estimate(self, z: Tensor, at: Quadratic, tried: Tensor, observations: Observations, work: Float[Tensor, " B"]) -> Estimate:
         converged = self._settled(at, observations).cpu()
         reasons = reasons_of(converged, tried, self.steps)
         loss = Loss(at.data.to(z), at.prior.to(z), observations.observed, torch.zeros((), device=z.device))
-        covariance = torch.cholesky_inverse(factor_of(at.curvature))
-        posterior = Posterior(torch.zeros_like(z[:, :1]), z[:, None], factor_of(covariance).to(z)[:, None])
-        return Estimate(Latent(z), loss, converged, tried, work, reasons, posterior)
-
-
-def _damped_step(at: Quadratic, damping: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
-    damped = at.curvature + torch.diag_embed(damping[:, None] * at.curvature.diagonal(dim1=1, dim2=2))
-    return -torch.cholesky_solve(at.gradient[..., None], factor_of(damped))[..., 0]
+        return Estimate(Latent(z), loss, converged, tried, work, reasons, gaussian(z, at.curvature))
 
 
 def _only_map(objective: Objective) -> MAP:

@@ -50,6 +50,11 @@ class Quadratic:
         along = einsum(self.gradient, step, "b d, b d -> b")
         return -along - 0.5 * einsum(step, self.curvature, step, "b d, b d e, b e -> b")
 
+    def step(self, damping: Float[Tensor, " B"] | float = 0.0) -> Float[Tensor, "B D"]:
+        """To the lowest point of the model, damped: -(H + damping diag H)^-1 gradient."""
+        extra = damping * self.curvature.diagonal(dim1=1, dim2=2).T
+        return -torch.cholesky_solve(self.gradient[..., None], factor_of(self.curvature + torch.diag_embed(extra.T)))[..., 0]
+
     def rows(self, which: Tensor) -> "Quadratic":
         """Those of some signals: positions, or a mask."""
         return Quadratic(self.data[which], self.prior[which], self.gradient[which], self.curvature[which])
@@ -148,7 +153,9 @@ def _affine(measurement: Local, decoder: Decoder, observations: Observations, z:
     codes = torch.cat([torch.zeros_like(z[:1]), torch.eye(z.shape[1]).to(z)])
     shared = len(observations.coords) == 1
     count, value_dim = observations.values.shape[1:]
-    at_once = max(1, AT_ONCE // (measurement.points * value_dim * len(codes)))
+    # a shared Jacobian is made once for all signals, and then weighted by each
+    each = value_dim * max(measurement.points * len(codes), len(z) * z.shape[1] if shared else 0)
+    at_once = max(1, AT_ONCE // each)
     for rows in _rows(len(z), len(z) if shared else max(1, at_once // count)):
         for places in _rows(count, at_once):
             part = observations.rows(rows).span(places)

@@ -35,12 +35,15 @@ def search(
             found.append(replace(estimate, posterior=posterior, evaluations=estimate.evaluations + work))
     else:
         found = [solver.solve(objective, decoder, observations, Latent(z)) for z in starts]
-    return found[0] if len(found) == 1 else _best(found)
+    if len(found) > 1:
+        return _best(found)
+    posterior = found[0].posterior
+    return found[0] if posterior is None else replace(found[0], posterior=posterior.flattened(1.0))  # weights that sum to 1
 
 
 def _best(found: list[Estimate]) -> Estimate:
     costs = torch.stack([estimate.loss.data + estimate.loss.prior for estimate in found])
-    best = costs.argmin(0)
+    best = costs.nan_to_num(nan=torch.inf).argmin(0)
 
     def chosen(each: list[Tensor]) -> Tensor:
         stacked = torch.stack(each)

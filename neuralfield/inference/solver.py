@@ -49,6 +49,11 @@ def points_per_seen(decoder: Decoder, observations: Observations, points: int = 
     return points * observations.weight.shape[1] / seen if decoder.pointwise else torch.ones_like(seen, dtype=torch.float32)
 
 
+def negligible(cost: Float[Tensor, " B"], observations: Observations, tolerance: float) -> Float[Tensor, " B"]:
+    """Nats of which it is not worth to fall by so many: `tolerance` for each observed value, or what sums do not resolve."""
+    return (tolerance * observations.observed.double()).maximum(ROUNDING * cost.abs())
+
+
 def reasons_of(converged: Bool[Tensor, " B"], tried: Int[Tensor, " B"], most: int) -> tuple[str, ...]:
     """Why each search ended, of solvers that try steps until a model promises nothing more."""
     return tuple(
