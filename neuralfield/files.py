@@ -94,6 +94,13 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """An array that can be mapped from its file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file; a .npy file counts as one array `codes`."""
     try:

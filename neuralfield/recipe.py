@@ -71,7 +71,7 @@ class Part(BaseModel):
 class Inference(Part):
     """The solver (`kind`), and what every solver needs beside it.
 
-    A search begins from `starts` codes of each signal. `samples` are drawn of every completion, for its mean and band, from the
+    A search begins from `starts` codes of each signal, and looks at `points` of its points, drawn at random, or at all. `samples` are drawn of every completion, for its mean and band, from the
     `posterior`: "laplace", "randomised" or "langevin".
     """
 
@@ -81,6 +81,7 @@ class Inference(Part):
     prior: str = "gaussian"
     posterior: str = "laplace"
     batch: int = Field(default=256, ge=1)
+    points: int | None = Field(default=None, ge=1)
     samples: int = Field(default=0, ge=0)
 
 

@@ -15,6 +15,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "domains": {
         "function": "neuralfield.domains.function:Function",
         "image": "neuralfield.domains.image:Image",
+        "shape": "neuralfield.domains.shape:Shape",
     },
     "signals": {
         "mnist": "neuralfield.signals.torchvision_sets:mnist",
@@ -25,6 +26,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "npz": "neuralfield.signals.npz:npz",
         "csv": "neuralfield.signals.csv_file:csv_file",
         "sines": "neuralfield.signals.sines:sines",
+        "meshes": "neuralfield.signals.meshes:meshes",
+        "primitives": "neuralfield.signals.primitives:primitives",
     },
     "masks": {
         "center": "neuralfield.signals.masks:Center",
@@ -54,6 +57,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",
+        "clamped-l1": "neuralfield.likelihoods:ClampedL1",
+        "relative": "neuralfield.likelihoods:Relative",
     },
     "measurements": {
         "average": "neuralfield.measurements:Average",

@@ -20,6 +20,7 @@ from neuralfield.inference.posterior import Approximation, Posterior
 from neuralfield.inference.restarts import search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
+from neuralfield.inference.thinning import thinned
 from neuralfield.latents.priors import Known, Prior
 from neuralfield.measurements import Local
 from neuralfield.objective import MAP, Objective
@@ -113,7 +114,7 @@ class Run:
         index = torch.linspace(0, len(signals) - 1, min(SPREAD_OVER, len(signals))).long()
         total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
         for rows in index.split(self.recipe.inference.batch):
-            batch = signals.batch(rows).to(self.device)
+            batch = thinned(signals.batch(rows), self.recipe.inference.points).to(self.device)
             estimate = solver.solve(self.model.objective, self.decoder, batch, Latent(self.codes[rows.to(self.device)]))
             total += estimate.posterior.covariance().cpu().sum(0)
         spread = total / len(index)
@@ -144,7 +145,7 @@ class Run:
         separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
-            batch = observations.rows(rows).to(self.device)
+            batch = thinned(observations.rows(rows), settings.points).to(self.device)
             starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
             if separate:
                 batch = batch.without_unseen()

@@ -72,10 +72,15 @@ def extracted(field: Field, resolution: int) -> tuple[Surface, int]:
     dims = field.coord_dim or 3
     values, low, evaluated = _sampled(field, resolution, dims)
     step = 2 / (resolution - 1)
+    return isosurface(values, low * step - 1, step), evaluated
+
+
+def isosurface(values: Float[np.ndarray, "*R"], low: Float[np.ndarray, " C"], step: float) -> Surface:
+    """Where values on a grid are 0: its first sample lies at `low`, the others `step` apart (axes in the order of coordinates)."""
     if not values.size or values.min() >= 0 or values.max() <= 0:
-        return Surface(np.zeros((0, dims)), np.zeros((0, dims), int)), evaluated
-    vertices, elements = _triangles(values) if dims == 3 else _edges(values)
-    return Surface((vertices + low) * step - 1, elements), evaluated
+        return Surface(np.zeros((0, values.ndim)), np.zeros((0, values.ndim), int))
+    vertices, elements = _triangles(values) if values.ndim == 3 else _edges(values)
+    return Surface(vertices * step + low, elements)
 
 
 def _sampled(field: Field, resolution: int, dims: int) -> tuple[Float[np.ndarray, "*R"], Int[np.ndarray, " C"], int]:
@@ -115,7 +120,7 @@ def _sampled(field: Field, resolution: int, dims: int) -> tuple[Float[np.ndarray
 
 
 def _triangles(values: Float[np.ndarray, "x y z"]) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]]:
-    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
+    vertices, faces, _, _ = marching_cubes(values.astype(np.float32), 0.0, gradient_direction="descent")
     return vertices.astype(np.float64), faces.astype(np.int64)
 
 
