@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import Nf
 from synthetic import TINY, Linear, images, waves
 from torch import Tensor, nn
 
@@ -559,11 +560,16 @@ def test_evidence_that_is_not_trusted_counts_for_every_kind_of_draws(fitted: Pat
     assert not torch.equal(run.infer(signals, samples=16).posterior.means, trusted)
 
 
-def test_signals_that_join_the_bank_are_searched_as_its_own_were(run_folder: Path) -> None:
+def test_signals_that_join_the_bank_are_searched_as_its_own_were(nf_: Nf, run_folder: Path, source: str) -> None:
     plain, hot = (nf.Run.load(run_folder) for _ in range(2))
     hot.calibration.temperature.fill_(64.0)
-    signals = images(3, seed=5)
-    assert torch.equal(plain.add(signals).latent.mean, hot.add(signals).latent.mean)
+    signals = nf.load(source, split="test", limit=3)
+    found = plain.add(signals).latent.mean
+    assert torch.equal(found, nf.Run.load(run_folder).infer(signals).latent.mean)
+    hot.save()
+    assert torch.equal(found, hot.add(signals).latent.mean)
+    nf_("add", run_folder, "--data", source, "--split", "test", "--limit", 3)
+    assert torch.equal(found, nf.Run.load(run_folder).codes[-3:])
 
 
 def test_extra_starts_of_an_exact_solver_are_not_paid_for(fitted_curves: Path) -> None:

@@ -34,7 +34,7 @@ def command(
     run, searching = Run.load(run_path), Run.load(run_path, settings).to(choose_device("auto"))
     chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
     signals = load_signals(run, source, split=split or "test", limit=limit, **chosen)
-    before, estimate = len(run.ids), searching.infer(signals)
+    before, estimate = len(run.ids), searching.infer(signals, calibrated=False)
     run.join(signals, estimate)  # --set changes this search, not the run
     run.save()
     options.say(
