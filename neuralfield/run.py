@@ -1,7 +1,6 @@
 """A fitted model, in memory and on disk."""
 
 import inspect
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +26,7 @@ from neuralfield.objective import MAP, Objective
 from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
+from neuralfield.signals.roster import Roster
 from neuralfield.signals.signals import Signals, UnlikeError
 from neuralfield.types import EVALUATED_AT_ONCE, Conditioning, Estimate, Field, Latent, Loss, Observations
 
@@ -39,11 +39,11 @@ FORMAT = 2
 class Run:
     """A decoder, the bank of codes it was fitted with, and what inference needs.
 
-    `ids` and `labels` belong to the rows of the bank. `facts` are what the fit found out (epochs, seconds, scores).
+    The `roster` says who the rows of the bank are. `facts` are what the fit found out (epochs, seconds, scores).
     """
 
-    def __init__(self, recipe: Recipe, model: Model, ids: list[str], labels: Tensor | None, facts: dict[str, Any]) -> None:
-        self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, list(ids), labels, facts
+    def __init__(self, recipe: Recipe, model: Model, roster: Roster, facts: dict[str, Any]) -> None:
+        self.recipe, self.model, self.roster, self.facts = recipe, model, roster, facts
         self.domain, self.decoder = model.domain, model.decoder
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.calibration = Calibration()
@@ -52,6 +52,16 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.path or 'not saved'}: {len(self.ids)} signals, {self.recipe.decoder.kind} {self.recipe.domain.kind})"
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the bank's rows."""
+        return self.roster.ids
+
+    @property
+    def labels(self) -> Int[Tensor, " n"] | None:
+        """Labels of the bank's rows, where they have any."""
+        return self.roster.labels
 
     @property
     def codes(self) -> Float[Tensor, "n D"]:
@@ -187,16 +197,9 @@ class Run:
         return estimate
 
     def join(self, signals: Signals, estimate: Estimate) -> None:
-        """Append signals whose codes were searched. Where only one side has labels, the other's are -1."""
-        if self.labels is not None or signals.labels is not None:
-            unknown = torch.full((max(len(self.ids), len(signals)),), -1)
-            old = unknown[: len(self.ids)] if self.labels is None else self.labels
-            self.labels = torch.cat([old, unknown[: len(signals)] if signals.labels is None else signals.labels])
+        """Append signals whose codes were searched."""
         self.model.source.extend(estimate.latent.mean)
-        taken = set(self.ids)
-        for name in signals.ids:
-            self.ids.append(_free(name, taken))
-            taken.add(self.ids[-1])
+        self.roster = self.roster.joined(signals.roster)
         self.facts["signals"] = len(self.ids)
         self.start.codes = self.codes
 
@@ -206,8 +209,7 @@ class Run:
         if not (path or self.path):
             raise NeuralfieldError("this run has no folder yet; say run.save(path)")
         files.write_tensors(folder / "decoder.safetensors", self.decoder.state_dict())
-        labels = {} if self.labels is None else {"labels": self.labels}
-        files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
+        files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **self.roster.tensors()}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
         learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective, "calibration": self.calibration})
         if self.prior is not self.model.objective.prior:
@@ -232,7 +234,7 @@ class Run:
         files.restore(model.decoder, files.read_tensors(folder / "decoder.safetensors")[0], folder / "decoder.safetensors")
         files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
         facts = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-        run = cls(recipe, model, ids["ids"], latents.get("labels"), facts)
+        run = cls(recipe, model, Roster(ids["ids"], latents.get("labels"), latents.get("frames")), facts)
         run.path = folder
         run._freeze()
         run._restore_learned(folder / "inference.safetensors")
@@ -285,12 +287,6 @@ def concatenate(estimates: list[Estimate]) -> Estimate:
 def _part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of one part, by their names within it."""
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name, or name-2, name-3 ... where it is taken."""
-    numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def construct_prior(run: Run) -> Prior:

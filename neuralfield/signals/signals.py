@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.registry import names, nearest, resolve
+from neuralfield.signals.roster import Roster
 from neuralfield.types import Observations
 
 ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz", ".csv": "csv"}
@@ -30,12 +31,14 @@ class UnlikeError(NeuralfieldError):
 
 
 class Signals(ABC):
-    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them."""
+    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them, and `frames` [n, C + 1], the centre
+    and scale that each was normalised by."""
 
     domain: str
     """Name of the domain that these are signals of."""
     ids: list[str]
     labels: Int[Tensor, " n"] | None
+    frames: Float[Tensor, "n F"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,6 +46,11 @@ class Signals(ABC):
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self.facts().items())
         return f"{type(self).__name__}({len(self)} signals of domain {self.domain}: {facts})"
+
+    @property
+    def roster(self) -> Roster:
+        """Who they are."""
+        return Roster(list(self.ids), self.labels, self.frames)
 
     @property
     @abstractmethod

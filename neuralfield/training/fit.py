@@ -182,7 +182,7 @@ def _finite(loss: Loss, position: Position) -> float:
 def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
     """Prepare inference, score, and write what there is to look at."""
     progress.stage("preparing inference")
-    run = Run(state.recipe, state.model, state.signals.ids, state.signals.labels, {})
+    run = Run(state.recipe, state.model, state.signals.roster, {})
     run.prepare(state.signals, generator(state.seed, PREPARING), state.settled and not state.position.steps)
     run.facts = {
         "signals": len(state.signals),
