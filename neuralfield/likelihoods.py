@@ -147,7 +147,7 @@ class Relative(Likelihood):
 
 
 class ClampedL1(Likelihood):
-    """|clamp(predicted) - clamp(value)| / `scale`, both clamped to [-clamp, clamp] (Park et al. 2019); a Laplace density where inside.
+    """|clamp(predicted) - clamp(value)| / `scale`, both clamped to [-clamp, clamp] (Park et al. 2019); inside a Laplace density.
 
     Beyond the clamp a prediction on the wrong side would feel nothing, and a field that begins there never moves: `leak` is the
     share of the slope that is left there. DeepSDF has 0, and a tanh that saves it.

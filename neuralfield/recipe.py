@@ -71,8 +71,8 @@ class Part(BaseModel):
 class Inference(Part):
     """The solver (`kind`), and what every solver needs beside it.
 
-    A search begins from `starts` codes of each signal, and looks at `points` of its points, drawn at random, or at all. `samples` are drawn of every completion, for its mean and band, from the
-    `posterior`: "laplace", "randomised" or "langevin".
+    A search begins from `starts` codes of each signal, and looks at `points` of its points, drawn at random, or at all.
+    `samples` are drawn of every completion, for its mean and band, from the `posterior`: "laplace", "randomised" or "langevin".
     """
 
     kind: str = "adam"

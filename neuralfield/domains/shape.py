@@ -60,7 +60,7 @@ class Shape(Domain):
     def score(
         self, field: Field, truth: Observations, samples: Float[Tensor, "S B N V"] | None = None
     ) -> dict[str, Float[Tensor, " B"]]:
-        """`sdf_l1`, the mean error of the distance; `sdf_l1_near` where the true one is below 0.1; `iou` of the volumes by the even samples.
+        """`sdf_l1`, the mean error of the distance; `sdf_l1_near` where the true one is below 0.1; `iou` of the volumes.
 
         With samples also `crps`, `width90` and `coverage90`. A signal of which nothing is known has no score: NaN.
         """

@@ -51,13 +51,11 @@ class Surface:
         dims = self.vertices.shape[1]
         return float(np.linalg.det(self.vertices[self.elements]).sum() / (2 if dims == 2 else 6))
 
-    def framed(self, frame: Float[np.ndarray, " C+1"]) -> "Surface":
+    def framed(self, frame: Float[np.ndarray, " _"]) -> "Surface":
         """In the units that it had before it was normalised by this centre and scale."""
         return Surface(self.vertices * frame[-1] + frame[:-1], self.elements)
 
-    def sample(
-        self, count: int, random: np.random.Generator
-    ) -> tuple[Float[np.ndarray, "count C"], Float[np.ndarray, "count C"]]:
+    def sample(self, count: int, random: np.random.Generator) -> tuple[Float[np.ndarray, "count C"], Float[np.ndarray, "count C"]]:
         """(points, normals), uniform over the surface."""
         share = self.sizes / self.sizes.sum()
         # systematic: every element gets its share of points, rounded up or down

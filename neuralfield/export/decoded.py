@@ -19,7 +19,6 @@ from neuralfield.run import Run
 from neuralfield.signals.roster import Roster
 from neuralfield.types import Field
 
-
 MESHES = (".ply", ".obj", ".glb", ".stl")
 
 

@@ -22,4 +22,5 @@ def thinned(observations: Observations, most: int | None) -> Observations:
     rows = torch.arange(b, device=which.device)[:, None]
     weight = observations.weight[rows, which]
     weight = weight * (observations.weight.sum(1) / weight.sum(1).clamp(min=1e-12))[:, None]
-    return Observations(observations.index, observations.coords.expand(b, -1, -1)[rows, which], observations.values[rows, which], weight)
+    coords = observations.coords.expand(b, -1, -1)[rows, which]
+    return Observations(observations.index, coords, observations.values[rows, which], weight)

@@ -62,7 +62,7 @@ class Plan:
         if min(self.even, self.surface, self.near) < 0 or self.even + self.surface + self.near < 1 or not self.spread > 0:
             raise ValueError(f"a plan of samples needs numbers of 0 or more and a positive spread, got {self}")
 
-    def take(self, surface: Surface, random: np.random.Generator) -> Float[np.ndarray, "N C+1"]:
+    def take(self, surface: Surface, random: np.random.Generator) -> Float[np.ndarray, "N _"]:
         """Points and their distances: first the even ones, then those on the surface, then those near it."""
         dims = surface.vertices.shape[1]
         even = random.uniform(-1, 1, (self.even, dims))

@@ -121,7 +121,7 @@ def read_mesh(file: Path) -> tuple[Surface, Report]:
 
 
 def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[float]]:
-    """(the surface in the cube, its centre and scale): the centre of its box goes to 0, its farthest vertex to radius 1 / MARGIN."""
+    """(the surface in the cube, centre and scale): the centre of its box goes to 0, its farthest vertex to radius 1 / MARGIN."""
     if not normalise:
         if np.abs(surface.vertices).max() > 1:
             raise NeuralfieldError("it reaches beyond the cube [-1, 1]^3; let it be normalised, with signals.normalise=true")
@@ -132,7 +132,7 @@ def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[
     return Surface((surface.vertices - centre) / scale, surface.elements), [*centre.tolist(), scale]
 
 
-def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Float[np.ndarray, "N C+1"], list[float], Report]:
+def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Float[np.ndarray, "N _"], list[float], Report]:
     """(samples, frame, report) of a mesh, from the cache where it is there."""
     settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
     key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
@@ -191,8 +191,8 @@ def _tell_of_units(root: Path, ids: list[str], frames: list[list[float]]) -> Non
     if ratio.min() < SMALL or ratio.max() > LARGE:
         odd = ids[int(np.abs(np.log(ratio)).argmax())]
         warnings.warn(
-            f"the meshes of {root} differ in size by a factor of {scales.max() / scales.min():.3g} (farthest from the others: {odd}); "
-            "each is normalised by its own size",
+            f"the meshes of {root} differ in size by a factor of {scales.max() / scales.min():.3g} (farthest from the others: "
+            f"{odd}); each is normalised by its own size",
             NeuralfieldWarning,
             stacklevel=3,
         )

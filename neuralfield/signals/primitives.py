@@ -123,9 +123,7 @@ def _tables(random: np.random.Generator) -> Callable[[Points], Values]:
     height, thick, radius = random.uniform(0.25, 0.5), random.uniform(0.04, 0.07), random.uniform(0.05, 0.08)
 
     def distance(points: Points) -> Values:
-        return _joined(
-            [_box(points, [0.0, height, 0.0], [wide, thick, deep]), *_legs(points, wide, deep, height, -height, radius)]
-        )
+        return _joined([_box(points, [0.0, height, 0.0], [wide, thick, deep]), *_legs(points, wide, deep, height, -height, radius)])
 
     return distance
 
@@ -134,15 +132,15 @@ def _chairs(random: np.random.Generator) -> Callable[[Points], Values]:
     wide, deep = random.uniform(0.3, 0.45), random.uniform(0.3, 0.42)
     legs, back = random.uniform(0.35, 0.55), random.uniform(0.4, 0.65)
     thick, radius, arms = random.uniform(0.04, 0.07), random.uniform(0.05, 0.07), random.random() < 0.4
+    high, rim = 0.45 * back, deep - radius
 
     def distance(points: Points) -> Values:
         seat = _box(points, [0.0, 0.0, 0.0], [wide, thick, deep])
         rest = _box(points, [0.0, back / 2, -deep + thick], [wide, back / 2, thick])
         parts = [seat, rest, *_legs(points, wide, deep, 0.0, -legs, radius)]
         for x in (-1, 1) if arms else ():
-            high = 0.45 * back
-            rail = [[x * (wide - radius), high, -deep + radius], [x * (wide - radius), high, deep - radius]]
-            parts += [_capsule(points, *rail, radius), _capsule(points, [rail[1][0], 0.0, rail[1][2]], rail[1], radius)]
+            behind, front, below = ([x * (wide - radius), y, z] for y, z in ((high, -rim), (high, rim), (0.0, rim)))
+            parts += [_capsule(points, behind, front, radius), _capsule(points, below, front, radius)]
         return _joined(parts)
 
     return distance

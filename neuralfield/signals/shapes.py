@@ -17,16 +17,16 @@ class Shapes(Signals):
     """`samples[i]` [N_i, C + 1] are points of shape i and their signed distances, negative inside, in the cube [-1, 1]^C.
 
     The first `even` points of every shape lie evenly in the cube. `frames` [n, C + 1] are the centre and the scale that each shape
-    was normalised by: a point p of the user's is (p - centre) / scale inside. Samples may be memory maps: a batch reads its own rows.
+    was normalised by: a point p of the user's is (p - centre) / scale inside. Samples may be memory maps; a batch reads its rows.
     """
 
     domain = "shape"
 
     def __init__(
         self,
-        samples: Sequence[Float[np.ndarray, "_ C+1"]],
+        samples: Sequence[Float[np.ndarray, "_ _"]],
         ids: list[str] | None = None,
-        frames: Float[Tensor, "n C+1"] | None = None,
+        frames: Float[Tensor, "n _"] | None = None,
         even: int = 0,
         labels: Int[Tensor, " n"] | None = None,
     ) -> None:
@@ -40,7 +40,7 @@ class Shapes(Signals):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.samples, self.even, self.labels, self.dims = list(samples), even, labels, widths.pop() - 1
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
-        self.frames = unchanged.repeat(len(samples), 1) if frames is None else frames
+        self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
     @property
     def domain_arguments(self) -> dict[str, Any]:

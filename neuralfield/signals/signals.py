@@ -31,8 +31,10 @@ class UnlikeError(NeuralfieldError):
 
 
 class Signals(ABC):
-    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them, and `frames` [n, C + 1], the centre
-    and scale that each was normalised by."""
+    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them.
+
+    So do `frames` [n, C + 1], the centre and scale that each was normalised by.
+    """
 
     domain: str
     """Name of the domain that these are signals of."""
