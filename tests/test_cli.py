@@ -169,6 +169,7 @@ def test_recipes_are_listed_and_shown_as_toml_that_can_be_used(nf_: Nf, tmp_path
         "function",
         "functions-joint",
         "functions-alternating",
+        "shape",
     }
     assert set(nf_("recipes", "--json").json["recipes"]) == listed
     shown = nf_("recipes", "image", "--set", "decoder.width=77")

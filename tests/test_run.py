@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -342,7 +343,7 @@ def test_a_run_on_colour_images_infers_after_loading_as_before(tmp_path: Path) -
 
 def test_labels_of_a_bank_survive_signals_that_have_none(fitted: Path, images: nf.Images) -> None:
     run = nf.Run.load(fitted)
-    run.labels = torch.arange(len(run.ids))
+    run.roster = replace(run.roster, labels=torch.arange(len(run.ids)))
     bare = nf.Images(images.pixels[:3])
     run.add(bare)
     assert run.labels is not None
