@@ -1,7 +1,5 @@
 """Laplace's approximation: around each optimum the Gaussian that has the objective's own curvature."""
 
-from dataclasses import replace
-
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -10,8 +8,7 @@ from torch import Tensor
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.posterior import Approximation, Posterior
 from neuralfield.inference.quadratic import evaluations, factor_of, quadratic
-from neuralfield.inference.solver import Solver, points_per_seen
-from neuralfield.latents.source import FixedCodes
+from neuralfield.inference.solver import Solver
 from neuralfield.objective import MAP
 from neuralfield.types import Estimate, Observations
 
@@ -41,20 +38,12 @@ class Laplace(Approximation):
 def around(
     objective: MAP, decoder: Decoder, observations: Observations, estimate: Estimate
 ) -> tuple[Posterior, Float[Tensor, " B"]]:
-    """(the Gaussian around each estimate, evaluations that it took); a solver that knows its own has made it already.
-
-    The Jacobian that it takes is good for one Gauss-Newton step more: where that lowers the objective, it is made.
-    """
+    """(the Gaussian around each estimate, evaluations that it took); a solver that knows its own has made it already."""
     if estimate.posterior is not None:
         return estimate.posterior, torch.zeros(len(observations))
-    z, before = estimate.latent.mean, estimate.loss
-    at = quadratic(objective, decoder, observations, z)
-    there = z + at.step().to(z)
-    after = objective(FixedCodes(there), decoder, observations)
-    gain = (before.data + before.prior - after.data - after.prior).nan_to_num(nan=0.0).clamp(min=0)
-    posterior = gaussian(torch.where(gain[:, None] > 0, there, z), at.curvature)
-    share = points_per_seen(decoder, observations, objective.points).cpu()
-    return replace(posterior, log_weights=gain[:, None]), share + evaluations(objective, decoder, observations, z.shape[1])
+    z = estimate.latent.mean
+    curvature = quadratic(objective, decoder, observations, z).curvature
+    return gaussian(z, curvature), evaluations(objective, decoder, observations, z.shape[1])
 
 
 def gaussian(z: Float[Tensor, "B D"], curvature: Float[Tensor, "B D D"]) -> Posterior:
@@ -66,8 +55,7 @@ def gaussian(z: Float[Tensor, "B D"], curvature: Float[Tensor, "B D D"]) -> Post
 def mixture(costs: Float[Tensor, "S B"], parts: list[Posterior]) -> Posterior:
     """Gaussians around the optima of several starts, weighted by their evidence: exp(-cost) sqrt(det 2 pi covariance).
 
-    `costs` are in nats, and a part's own weights those by which it is likelier. An optimum that several starts have found counts
-    once, and one whose cost is no number never.
+    `costs` are in nats. An optimum that several starts have found counts once, and one whose cost is no number never.
     """
     costs = costs.nan_to_num(nan=WORST, posinf=WORST)
     means = torch.cat([part.means for part in parts], 1)

@@ -35,10 +35,7 @@ def search(
             found.append(replace(estimate, posterior=posterior, evaluations=estimate.evaluations + work))
     else:
         found = [solver.solve(objective, decoder, observations, Latent(z)) for z in starts]
-    if len(found) > 1:
-        return _best(found)
-    posterior = found[0].posterior
-    return found[0] if posterior is None else replace(found[0], posterior=posterior.flattened(1.0))  # weights that sum to 1
+    return found[0] if len(found) == 1 else _best(found)
 
 
 def _best(found: list[Estimate]) -> Estimate:
