@@ -10,7 +10,7 @@ import torch
 from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
@@ -28,7 +28,7 @@ from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.roster import Roster
 from neuralfield.signals.signals import Signals, UnlikeError
-from neuralfield.types import EVALUATED_AT_ONCE, Conditioning, Estimate, Field, Latent, Loss, Observations
+from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
 
 SPREAD_OVER = 256
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
@@ -91,14 +91,9 @@ class Run:
         count, field = len(codes), self.field(codes.transpose(0, 1).flatten(0, 1))
 
         def evaluate(conditioning: Conditioning, coords: Tensor) -> Tensor:
-            flat = tree_map(lambda leaf: leaf.flatten(0, 1), conditioning)
-            each = coords if len(coords) == 1 else coords.repeat_interleave(count, 0)
-            wanted = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in (coords, *tree_leaves(conditioning)))
-            chunk = each.shape[1] if wanted else max(1, EVALUATED_AT_ONCE // len(tree_leaves(flat)[0]))
-            means = [
-                reduce(field.link(field.evaluate(flat, at)), "(b s) n v -> b n v", "mean", s=count) for at in each.split(chunk, 1)
-            ]
-            return torch.cat(means, 1)
+            each = replace(field, conditioning=tree_map(lambda leaf: leaf.flatten(0, 1), conditioning))
+            at = coords if len(coords) == 1 else coords.repeat_interleave(count, 0)
+            return reduce(each(at), "(b s) n v -> b n v", "mean", s=count)
 
         conditioning = tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), field.conditioning)
         return Field(evaluate, conditioning, coord_dim=self.domain.coord_dim)

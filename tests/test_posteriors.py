@@ -581,6 +581,6 @@ def test_a_mean_over_draws_holds_no_more_points_at_once_than_a_field(run: nf.Run
         sizes = []
         evaluate = run.decoder.evaluate
         monkeypatch.setattr(run.decoder, "evaluate", lambda c, t: sizes.append(len(run.codes[:6]) * t.shape[1]) or evaluate(c, t))
-        monkeypatch.setattr("neuralfield.run.EVALUATED_AT_ONCE", 100)
+        monkeypatch.setattr("neuralfield.types.EVALUATED_AT_ONCE", 100)
         torch.testing.assert_close(run.mean_field(codes)(coords), whole)
     assert max(sizes) <= 100

@@ -26,14 +26,11 @@ def command(
     \b
     nf add RUN --data images:more/
     """
-    from neuralfield.recipe import split_settings
-    from neuralfield.run import Run, choose_device, load_signals
+    from neuralfield.cli.inferring import opened
+    from neuralfield.run import Run
 
-    options.warnings_as_lines()
-    signals_settings, settings = split_settings("signals", settings)
-    run, searching = Run.load(run_path), Run.load(run_path, settings).to(choose_device("auto"))
-    chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
-    signals = load_signals(run, source, split=split or "test", limit=limit, **chosen)
+    searching, signals = opened(run_path, source, split, limit, skip_bad, None, settings)
+    run = Run.load(run_path)
     before, estimate = len(run.ids), searching.infer(signals, calibrated=False)
     run.join(signals, estimate)  # --set changes this search, not the run
     run.save()

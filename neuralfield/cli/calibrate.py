@@ -41,18 +41,12 @@ def command(
     nf infer RUN --data new.png --hide center:12 --samples 32
     """
     from neuralfield.calibration import calibrate
+    from neuralfield.cli.inferring import opened
     from neuralfield.cli.progress import Bar
-    from neuralfield.recipe import split_settings
-    from neuralfield.run import Run, choose_device, load_signals, read_recipe
+    from neuralfield.run import Run
     from neuralfield.signals.masks import Visibility
 
-    options.warnings_as_lines()
-    signals_settings, settings = split_settings("signals", settings)
-    if solver is not None and solver != read_recipe(run_path)[0].inference.kind:
-        settings = (f"inference.kind={solver}", *settings)
-    run, searching = Run.load(run_path), Run.load(run_path, settings).to(choose_device(device))
-    chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
-    signals = load_signals(run, source, split=split or "test", limit=limit or LIMIT, **chosen)
+    searching, signals = opened(run_path, source, split, limit or LIMIT, skip_bad, solver, settings, device)
     bar = Bar()
     bar.stage("calibrating")
     try:
@@ -61,6 +55,7 @@ def command(
         )
     finally:
         bar.stop()
+    run = Run.load(run_path)  # --set changes these searches, not the run
     run.calibration.load_state_dict(searching.calibration.state_dict())
     run.facts["calibration"] = searching.facts["calibration"]
     run.save()

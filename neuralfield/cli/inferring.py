@@ -73,14 +73,7 @@ def infer_from_options(
     """Load the run and the signals, hide what is to be hidden, and search."""
     from neuralfield.cli.progress import Bar
 
-    options.warnings_as_lines()
-    signals_settings, settings = split_settings("signals", settings)
-    if solver is not None and solver != read_recipe(run_path)[0].inference.kind:
-        settings = (f"inference.kind={solver}", *settings)
-    run = Run.load(run_path, settings).to(choose_device(device))
-    signals = load_signals(
-        run, source, split=split or "test", limit=limit, **signals_settings, **({"skip_bad": True} if skip_bad else {})
-    )
+    run, signals = opened(run_path, source, split, limit, skip_bad, solver, settings, device)
     visibility = Visibility(observe, hide, seed)
     began, bar = time.perf_counter(), Bar()
     bar.stage("searching codes")
@@ -89,3 +82,23 @@ def infer_from_options(
     finally:
         bar.stop()
     return Inferred(run, run_path, signals, visibility, completion, time.perf_counter() - began)
+
+
+def opened(
+    run_path: Path,
+    source: str | None,
+    split: str | None,
+    limit: int | None,
+    skip_bad: bool,
+    solver: str | None,
+    settings: tuple[str, ...],
+    device: str = "auto",
+) -> tuple[Run, Signals]:
+    """The run, as settings have it search, and the signals that it is asked about."""
+    options.warnings_as_lines()
+    signals_settings, settings = split_settings("signals", settings)
+    if solver is not None and solver != read_recipe(run_path)[0].inference.kind:
+        settings = (f"inference.kind={solver}", *settings)
+    run = Run.load(run_path, settings).to(choose_device(device))
+    chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
+    return run, load_signals(run, source, split=split or "test", limit=limit, **chosen)
