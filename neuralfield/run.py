@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_map
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.inference.calibration import Calibration
+from neuralfield.inference.laplace import gaussian
 from neuralfield.inference.posterior import Approximation, Posterior
+from neuralfield.inference.quadratic import quadratic
 from neuralfield.inference.restarts import search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
@@ -120,8 +122,13 @@ class Run:
         total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
         for rows in index.split(self.recipe.inference.batch):
             batch = thinned(signals.batch(rows), self.recipe.inference.points).to(self.device)
-            estimate = solver.solve(self.model.objective, self.decoder, batch, Latent(self.codes[rows.to(self.device)]))
-            total += estimate.posterior.covariance().cpu().sum(0)
+            codes = self.codes[rows.to(self.device)]
+            if solver.exact:
+                posterior = solver.solve(self.model.objective, self.decoder, batch, Latent(codes)).posterior
+            else:  # the polish has found the optima; and what gives posteriors solves MAP objectives alone
+                assert isinstance(self.model.objective, MAP)
+                posterior = gaussian(codes, quadratic(self.model.objective, self.decoder, batch, codes).curvature)
+            total += posterior.covariance().cpu().sum(0)
         spread = total / len(index)
         if settled:
             return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
