@@ -35,6 +35,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "random": "neuralfield.signals.masks:Random",
         "first": "neuralfield.signals.masks:First",
         "file": "neuralfield.signals.masks:File",
+        "depth": "neuralfield.signals.depth:Depth",
     },
     "latents": {"bank": "neuralfield.latents.bank:Bank"},
     "initialisers": {

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
 
@@ -26,7 +25,7 @@ from neuralfield.signals.shapes import Shapes
 ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
 MARGIN = 1.03
 """The farthest vertex lies at radius 1 / MARGIN, as in DeepSDF."""
-VERSION = 1
+VERSION = 2
 """Of what is kept: another number where the same mesh would be sampled otherwise."""
 SMALL, LARGE = 0.2, 5.0
 """Ratios of scales within one set beyond which its units are probably mixed."""
@@ -75,16 +74,17 @@ def meshes(
     plan = Plan(even, surface, near, spread)
     root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
     folder = Path(cache).expanduser() if cache else _default_cache()
-    samples, ids, frames, reports = [], [], [], {}
+    samples, normals, ids, frames, reports = [], [], [], [], {}
     for file in _watched(found):
         try:
-            values, frame, report = _kept(file, plan, normalise, folder)
+            (values, directions), frame, report = _kept(file, plan, normalise, folder)
         except NeuralfieldError as error:
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
             warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
             continue
         samples.append(values)
+        normals.append(directions)
         ids.append(file.stem)
         frames.append(frame)
         reports[file.name] = report
@@ -92,7 +92,7 @@ def meshes(
         raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
     _tell(root, reports, strict)
     _tell_of_units(root, ids, frames)
-    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even)
+    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, normals=normals)
 
 
 def read_mesh(file: Path) -> tuple[Surface, Report]:
@@ -132,21 +132,22 @@ def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[
     return Surface((surface.vertices - centre) / scale, surface.elements), [*centre.tolist(), scale]
 
 
-def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Float[np.ndarray, "N _"], list[float], Report]:
-    """(samples, frame, report) of a mesh, from the cache where it is there."""
+def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[list[np.ndarray], list[float], Report]:
+    """([samples, normals], frame, report) of a mesh, from the cache where it is there."""
     settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
     key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
-    array, about = folder / f"{key}.npy", folder / f"{key}.json"
+    arrays, about = [folder / f"{key}{part}.npy" for part in ("", "-normals")], folder / f"{key}.json"
     if not about.exists():  # written last
         surface, report = read_mesh(file)
         inside, frame = normalised(surface, normalise)
         # seeded by the mesh itself: the same points whatever folder it is in
-        samples = plan.take(inside, np.random.default_rng(int(key, 16)))
+        taken = plan.take(inside, np.random.default_rng(int(key, 16)))
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_npy(array, samples)
+        for array, part in zip(arrays, taken, strict=True):
+            files.write_npy(array, part)
         files.write_json(about, {"frame": frame, "report": asdict(report)})
     facts = files.read_json(about)
-    return np.load(array, mmap_mode="r"), facts["frame"], Report(**facts["report"])
+    return [np.load(array, mmap_mode="r") for array in arrays], facts["frame"], Report(**facts["report"])
 
 
 def _default_cache() -> Path:

@@ -45,12 +45,13 @@ def primitives(
         raise UsageError(f"signals.count must be at least 1, got {count}")
     families, plan = list(FAMILIES), Plan(even, surface, near, spread)
     labels = [i % len(families) if family == "all" else families.index(family) for i in range(count)]
-    samples = []
+    taken = []
     for i, label in enumerate(labels):
         random = np.random.default_rng([seed, SPLITS.index(split), i, label])
-        samples.append(plan.take(_surface(FAMILIES[families[label]](random)), random))
+        taken.append(plan.take(_surface(FAMILIES[families[label]](random)), random))
     ids = [f"{split}-{i:03d}-{families[label]}" for i, label in enumerate(labels)]
-    return Shapes(samples, ids, even=even, labels=torch.tensor(labels))
+    samples, normals = ([each[part] for each in taken] for part in (0, 1))
+    return Shapes(samples, ids, even=even, labels=torch.tensor(labels), normals=normals)
 
 
 def _surface(distance: Callable[[Points], Values]) -> Surface:

@@ -16,8 +16,10 @@ from neuralfield.types import Observations
 class Shapes(Signals):
     """`samples[i]` [N_i, C + 1] are points of shape i and their signed distances, negative inside, in the cube [-1, 1]^C.
 
-    The first `even` points of every shape lie evenly in the cube. `frames` [n, C + 1] are the centre and the scale that each shape
-    was normalised by: a point p of the user's is (p - centre) / scale inside. Samples may be memory maps; a batch reads its rows.
+    The first `even` points of every shape lie evenly in the cube. `normals[i]` [M_i, C], where they are known, are those of the
+    surface in the M_i points that follow; they ride along with whole shapes. `frames` [n, C + 1] are the centre and the scale that
+    each shape was normalised by: a point p of the user's is (p - centre) / scale inside. Samples may be memory maps; a batch reads
+    its rows.
     """
 
     domain = "shape"
@@ -29,6 +31,7 @@ class Shapes(Signals):
         frames: Float[Tensor, "n _"] | None = None,
         even: int = 0,
         labels: Int[Tensor, " n"] | None = None,
+        normals: Sequence[Float[np.ndarray, "_ _"]] | None = None,
     ) -> None:
         self.ids = ids if ids is not None else [str(i) for i in range(len(samples))]
         widths = {part.shape[1] for part in samples if part.ndim == 2}
@@ -39,6 +42,7 @@ class Shapes(Signals):
             if not len(part):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.samples, self.even, self.labels, self.dims = list(samples), even, labels, widths.pop() - 1
+        self.normals = None if normals is None else list(normals)
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -57,7 +61,7 @@ class Shapes(Signals):
 
     def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
         parts = [self.samples[i] for i in index.tolist()]
-        counts = torch.tensor([len(part) for part in parts])
+        counts, normals = torch.tensor([len(part) for part in parts]), None
         if points is not None and points < int(counts.max()):
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
             rows = (torch.rand(len(parts), points, generator=generator, dtype=torch.float64) * counts[:, None]).long()
@@ -68,11 +72,22 @@ class Shapes(Signals):
             for row, part in zip(drawn, parts, strict=True):
                 row[: len(part)] = part
             weight = (torch.arange(drawn.shape[1]) < counts[:, None]).float()
+            normals = self._normals(index, drawn.shape[1])
         both = torch.from_numpy(drawn)
-        return Observations(index, both[..., :-1], both[..., -1:], weight)
+        return Observations(index, both[..., :-1], both[..., -1:], weight, normals=normals)
+
+    def _normals(self, index: Int[Tensor, " B"], count: int) -> Float[Tensor, "B N C"] | None:
+        if self.normals is None:
+            return None
+        normals = torch.zeros(len(index), count, self.dims)
+        for row, i in enumerate(index.tolist()):
+            own = torch.from_numpy(np.array(self.normals[i]))
+            normals[row, self.even : self.even + len(own)] = own
+        return normals
 
     def select(self, index: Int[Tensor, " m"]) -> Self:
         rows = index.tolist()
         labels = None if self.labels is None else self.labels[index]
         chosen = [self.samples[i] for i in rows]
-        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels)
+        normals = None if self.normals is None else [self.normals[i] for i in rows]
+        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, normals)
