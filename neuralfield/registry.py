@@ -27,6 +27,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "csv": "neuralfield.signals.csv_file:csv_file",
         "sines": "neuralfield.signals.sines:sines",
         "meshes": "neuralfield.signals.meshes:meshes",
+        "scan": "neuralfield.signals.scans:scan",
         "primitives": "neuralfield.signals.primitives:primitives",
     },
     "masks": {

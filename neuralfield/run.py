@@ -16,6 +16,7 @@ import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.inference.calibration import Calibration
 from neuralfield.inference.laplace import gaussian
+from neuralfield.inference.oriented import oriented
 from neuralfield.inference.posterior import Approximation, Posterior
 from neuralfield.inference.quadratic import quadratic
 from neuralfield.inference.restarts import search
@@ -157,7 +158,7 @@ class Run:
         separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
-            batch = thinned(observations.rows(rows), settings.points).to(self.device)
+            batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)
             starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
             if separate:
                 batch = batch.without_unseen()

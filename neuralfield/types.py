@@ -105,6 +105,11 @@ class Observations(_Tensors):
         """(observed, hidden): one observation for each side of a mask. Unseen points stay unseen on both sides."""
         return replace(self, weight=self.weight * seen), replace(self, weight=self.weight * ~seen)
 
+    @property
+    def told(self) -> Float[Tensor, "B N"]:
+        """Weights of the points whose values are known; of bounds 0."""
+        return self.weight if self.relation is None else self.weight * (self.relation == EQUAL)
+
     def unmet(self, predicted: Float[Tensor, "B N V"]) -> Bool[Tensor, "B N V"] | None:
         """Where a prediction is to be compared with the value: not where it keeps to a bound. None: everywhere."""
         return None if self.relation is None else (self.relation == EQUAL)[..., None] | (predicted < self.values)

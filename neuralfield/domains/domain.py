@@ -82,9 +82,9 @@ class Domain(ABC):
         """Titled rows of pictures of completed signals, called `ids`; `drawn` are draws of them."""
         rows = {"observed": self.draw(observed), "completion": self.render(field)}
         if bool((hidden.weight > 0).any()):
-            known = ((observed.weight + hidden.weight) > 0)[..., None]
-            whole = torch.where((observed.weight > 0)[..., None], observed.values, hidden.values) * known
-            rows["truth"] = self.draw(replace(observed, values=whole, weight=observed.weight + hidden.weight))
+            told = (observed.told > 0)[..., None]
+            whole = torch.where(told, observed.values, hidden.values)
+            rows["truth"] = self.draw(replace(hidden, values=whole, weight=observed.told + hidden.weight))
         return rows
 
     # in the user's units

@@ -13,7 +13,7 @@ from neuralfield.domains.renders import portrait, splatted
 from neuralfield.domains.surface_scores import POINTS, Cloud, surface_scores
 from neuralfield.domains.surfaces import Surface, extracted
 from neuralfield.errors import NeuralfieldError
-from neuralfield.types import EQUAL, Field, Observations
+from neuralfield.types import Field, Observations
 
 RESOLUTION, COMPARED = 64, 128
 """Samples along every axis, for pictures, and for scores and meshes: a cell of the second is .016."""
@@ -68,14 +68,10 @@ class Shape(Domain):
         """
         truth = truth.to(field.device)
         values = field(truth.coords)
-        error = (values - truth.values).abs()[..., 0]
-
-        def mean(of: Tensor, weight: Tensor) -> Float[Tensor, " B"]:
-            return (of * weight).sum(1) / weight.sum(1)
-
-        near = truth.weight * (truth.values[..., 0].abs() < NEAR)
-        scores = {"sdf_l1": mean(error, truth.weight), "sdf_l1_near": mean(error, near)}
-        return scores if samples is None else scores | band_scores(samples, truth.values, truth.weight)
+        error, told = (values - truth.values).abs()[..., 0], truth.told
+        near = told * (truth.values[..., 0].abs() < NEAR)
+        scores = {name: (error * weight).sum(1) / weight.sum(1) for name, weight in (("sdf_l1", told), ("sdf_l1_near", near))}
+        return scores if samples is None else scores | band_scores(samples, truth.values, told)
 
     def compare(self, field: Field, sides: dict[str, Observations]) -> dict[str, dict[str, Float[Tensor, " B"]]]:
         """`chamfer`, `chamfer_l1`, `fscore`, `normal_consistency` (see `surface_scores`), in units of the cube's half side; `iou`.
@@ -100,7 +96,7 @@ class Shape(Domain):
     @torch.no_grad()
     def _iou(self, field: Field, truth: Observations) -> Float[Tensor, " B"]:
         even = truth.span(slice(self.even))
-        known = even.weight > 0
+        known = even.told > 0
         ours, theirs = ((each[..., 0] < 0) & known for each in (field(even.coords), even.values))
         return (ours & theirs).sum(1) / (ours | theirs).sum(1)
 
@@ -121,7 +117,7 @@ class Shape(Domain):
         seen = observations.to("cpu")
         coords = seen.coords.expand(len(seen), -1, -1)
         pictures = []
-        for points, values, weight in zip(coords, seen.values[..., 0], seen.weight, strict=True):
+        for points, values, weight in zip(coords, seen.values[..., 0], seen.told, strict=True):
             pictures.append(splatted(points[_on(values, weight)].numpy()))
         return np.stack(pictures)
 
@@ -133,8 +129,7 @@ def _on(values: Float[Tensor, "*N"], weight: Float[Tensor, "*N"]) -> Bool[Tensor
 
 def _on_surface(observations: Observations) -> Cloud:
     """The samples on the surface, or near it where none lies on it, of one signal; bounds are no samples."""
-    weight = observations.weight if observations.relation is None else observations.weight * (observations.relation == EQUAL)
-    on = _on(observations.values[0, :, 0], weight[0])
+    on = _on(observations.values[0, :, 0], observations.told[0])
     normals = None if observations.normals is None else observations.normals[0][on].numpy()
     return Cloud(observations.coords[0][on].numpy(), normals)
 

@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import trimesh
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
 
@@ -97,13 +99,10 @@ def meshes(
 
 def read_mesh(file: Path) -> tuple[Surface, Report]:
     """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
-    try:
-        mesh = trimesh.load(file, force="mesh", process=True)
-    except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
-        raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
+    mesh = read_geometry(file, force="mesh", process=True)
     vertices, faces = (np.asarray(getattr(mesh, name, ())) for name in ("vertices", "faces"))
     if not len(faces):
-        raise NeuralfieldError("it holds no faces" + (", only points" if len(vertices) else ""))
+        raise NeuralfieldError("it holds no faces" + (f", only points: read it as scan:{file}" if len(vertices) else ""))
     if not np.isfinite(vertices).all():
         raise NeuralfieldError("it has vertices that are not finite")
     surface = Surface(vertices.astype(np.float64), faces.astype(np.int64))
@@ -120,16 +119,29 @@ def read_mesh(file: Path) -> tuple[Surface, Report]:
     return surface, Report(len(surface), int(flat.sum()), int((counts == 1).sum()), len(components), bool(turned))
 
 
+def read_geometry(file: Path, **options: Any) -> Any:
+    """What trimesh makes of a file, or one clear line."""
+    try:
+        return trimesh.load(file, **options)
+    except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
+        raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
 def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[float]]:
-    """(the surface in the cube, centre and scale): the centre of its box goes to 0, its farthest vertex to radius 1 / MARGIN."""
+    """(the surface in the cube [-1, 1]^C, its frame)."""
     if not normalise:
         if np.abs(surface.vertices).max() > 1:
-            raise NeuralfieldError("it reaches beyond the cube [-1, 1]^3; let it be normalised, with signals.normalise=true")
-        return surface, [0.0, 0.0, 0.0, 1.0]
-    used = surface.vertices[np.unique(surface.elements)]
-    centre = (used.min(0) + used.max(0)) / 2
-    scale = float(np.linalg.norm(used - centre, axis=1).max()) * MARGIN
-    return Surface((surface.vertices - centre) / scale, surface.elements), [*centre.tolist(), scale]
+            raise NeuralfieldError("it reaches beyond the cube from -1 to 1; let it be normalised, with signals.normalise=true")
+        return surface, [0.0] * surface.vertices.shape[1] + [1.0]
+    frame = frame_of(surface.vertices[np.unique(surface.elements)])
+    return Surface((surface.vertices - frame[:-1]) / frame[-1], surface.elements), frame
+
+
+def frame_of(points: Float[np.ndarray, "n C"]) -> list[float]:
+    """Centre and scale that bring the centre of the points' box to 0 and the farthest of them to radius 1 / MARGIN."""
+    centre = (points.min(0) + points.max(0)) / 2
+    scale = float(np.linalg.norm(points - centre, axis=1).max()) * MARGIN
+    return [*centre.tolist(), scale or 1.0]
 
 
 def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[list[np.ndarray], list[float], Report]:

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError
 from neuralfield.signals.signals import Signals
-from neuralfield.types import Observations
+from neuralfield.types import AT_LEAST, EQUAL, Observations
 
 
 class Shapes(Signals):
     """`samples[i]` [N_i, C + 1] are points of shape i and their signed distances, negative inside, in the cube [-1, 1]^C.
 
     The first `even` points of every shape lie evenly in the cube. `normals[i]` [M_i, C], where they are known, are those of the
-    surface in the M_i points that follow; they ride along with whole shapes. `frames` [n, C + 1] are the centre and the scale that
-    each shape was normalised by: a point p of the user's is (p - centre) / scale inside. Samples may be memory maps; a batch reads
-    its rows.
+    surface in the M_i points that follow; they ride along with whole shapes. Of the last `empty[i]` points it is known only that
+    they are outside. `frames` [n, C + 1] are the centre and the scale that each shape was normalised by: a point p of the user's is
+    (p - centre) / scale inside. Samples may be memory maps; a batch reads its rows.
     """
 
     domain = "shape"
@@ -32,6 +32,7 @@ class Shapes(Signals):
         even: int = 0,
         labels: Int[Tensor, " n"] | None = None,
         normals: Sequence[Float[np.ndarray, "_ _"]] | None = None,
+        empty: Sequence[int] | None = None,
     ) -> None:
         self.ids = ids if ids is not None else [str(i) for i in range(len(samples))]
         widths = {part.shape[1] for part in samples if part.ndim == 2}
@@ -43,6 +44,7 @@ class Shapes(Signals):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.samples, self.even, self.labels, self.dims = list(samples), even, labels, widths.pop() - 1
         self.normals = None if normals is None else list(normals)
+        self.empty = None if empty is None else list(empty)
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -66,15 +68,24 @@ class Shapes(Signals):
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
             rows = (torch.rand(len(parts), points, generator=generator, dtype=torch.float64) * counts[:, None]).long()
             drawn = np.stack([part[each] for part, each in zip(parts, rows.numpy(), strict=True)])
+            relation = self._relation(index, rows, counts)
             weight = (counts[:, None] / points).expand(-1, points).float()
         else:
             drawn = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
             for row, part in zip(drawn, parts, strict=True):
                 row[: len(part)] = part
-            weight = (torch.arange(drawn.shape[1]) < counts[:, None]).float()
+            rows = torch.arange(drawn.shape[1]).expand(len(parts), -1)
+            weight = (rows < counts[:, None]).float()
+            relation = self._relation(index, rows, counts)
             normals = self._normals(index, drawn.shape[1])
         both = torch.from_numpy(drawn)
-        return Observations(index, both[..., :-1], both[..., -1:], weight, normals=normals)
+        return Observations(index, both[..., :-1], both[..., -1:], weight, relation, normals)
+
+    def _relation(self, index: Int[Tensor, " B"], rows: Int[Tensor, "B N"], counts: Int[Tensor, " B"]) -> Int[Tensor, "B N"] | None:
+        if self.empty is None:
+            return None
+        told = counts - torch.tensor([self.empty[i] for i in index.tolist()])
+        return torch.where(rows < told[:, None], EQUAL, AT_LEAST)
 
     def _normals(self, index: Int[Tensor, " B"], count: int) -> Float[Tensor, "B N C"] | None:
         if self.normals is None:
@@ -90,4 +101,5 @@ class Shapes(Signals):
         labels = None if self.labels is None else self.labels[index]
         chosen = [self.samples[i] for i in rows]
         normals = None if self.normals is None else [self.normals[i] for i in rows]
-        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, normals)
+        empty = None if self.empty is None else [self.empty[i] for i in rows]
+        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, normals, empty)
