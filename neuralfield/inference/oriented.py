@@ -9,7 +9,7 @@ OFFSET = 0.01
 
 
 def oriented(observations: Observations) -> Observations:
-    """Beside each seen point of a surface with a normal, two more: OFFSET outside and OFFSET inside (Park et al. 2019, section 6.3).
+    """Beside each seen point of a surface with a normal two more, OFFSET outside and OFFSET inside (Park et al. 2019, section 6.3).
 
     Where distances off the surface were seen as well, they say more than normals do, and all stays as it is.
     """

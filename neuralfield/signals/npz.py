@@ -25,8 +25,8 @@ def npz(
 
     `images` [n, h, w] or [n, h, w, channels] (uint8 means / 255, floating point as it is) and optionally `labels` [n];
     or times `t` [T] or [n, T], values `x` [n, T] or [n, T, channels] (NaN where not observed) and optionally labels `y` [n], whole
-    numbers or words; or outlines `points` [sum n, 2] and `offsets`
-    [count + 1], with `names` [count] if there are any. `pad`, `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
+    numbers or words; or outlines `points` [sum n, 2] and `offsets` [count + 1], with `names` [count] if there are any. `pad`,
+    `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
 
     `images_train`, `labels_train`, `x_test` and so on hold splits; without them all is `train` and `test` alike.
     """
