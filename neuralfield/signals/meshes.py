@@ -2,25 +2,21 @@
 
 import hashlib
 import json
-import os
-import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 
-import neuralfield.files as files
 from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
+from neuralfield.signals.kept import cache_folder, kept, watched
 from neuralfield.signals.shapes import Shapes
 
 ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
@@ -59,6 +55,7 @@ def meshes(
     normalise: bool = True,
     strict: bool = False,
     skip_bad: bool = False,
+    balanced: bool = False,
     cache: str | None = None,
 ) -> Shapes:
     """The meshes of the folder or file `path`, in sorted order, each named by its file without the ending.
@@ -69,16 +66,15 @@ def meshes(
     under a name made of the mesh and of these settings, so that they are taken once and a killed run goes on where it was.
 
     Meshes that are open or inside out are reported in one warning; with `strict` they are refused. With `skip_bad`, files that
-    hold no surface are left out.
+    hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
     """
     check_split(split)
     plan = Plan(even, surface, near, spread)
     root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
-    folder = Path(cache).expanduser() if cache else _default_cache()
     samples, ids, frames, reports = [], [], [], {}
-    for file in _watched(found):
+    for file in watched(found, "sampling meshes"):
         try:
-            values, frame, report = _kept(file, plan, normalise, folder)
+            values, frame, report = _kept(file, plan, normalise, cache_folder(cache))
         except NeuralfieldError as error:
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
@@ -92,7 +88,7 @@ def meshes(
         raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
     _tell(root, reports, strict)
     _tell_of_units(root, ids, frames)
-    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even)
+    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
 
 
 def read_mesh(file: Path) -> tuple[Surface, Report]:
@@ -136,21 +132,15 @@ def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Float[
     """(samples, frame, report) of a mesh, from the cache where it is there."""
     settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
     key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
-    array, about = folder / f"{key}.npy", folder / f"{key}.json"
-    if not about.exists():  # written last
+
+    def take() -> tuple[Float[np.ndarray, "N _"], dict[str, Any]]:
         surface, report = read_mesh(file)
         inside, frame = normalised(surface, normalise)
         # seeded by the mesh itself: the same points whatever folder it is in
-        samples = plan.take(inside, np.random.default_rng(int(key, 16)))
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_npy(array, samples)
-        files.write_json(about, {"frame": frame, "report": asdict(report)})
-    facts = files.read_json(about)
-    return np.load(array, mmap_mode="r"), facts["frame"], Report(**facts["report"])
+        return plan.take(inside, np.random.default_rng(int(key, 16))), {"frame": frame, "report": asdict(report)}
 
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neuralfield" / "shapes"
+    samples, facts = kept(folder, key, take)
+    return samples, facts["frame"], Report(**facts["report"])
 
 
 def _find(root: Path, split: str) -> list[Path]:
@@ -166,12 +156,6 @@ def _find(root: Path, split: str) -> list[Path]:
     if not found:
         raise NeuralfieldError(f"{folder} holds no meshes ({', '.join(ENDINGS)}); no subfolder but train/ and test/ is read")
     return found
-
-
-def _watched(found: list[Path]) -> Iterator[Path]:
-    """The same, with a bar on a terminal."""
-    console = Console(stderr=True)
-    return iter(track(found, "sampling meshes", console=console, transient=True, disable=not sys.stderr.isatty()))
 
 
 def _tell(root: Path, reports: dict[str, Report], strict: bool) -> None:

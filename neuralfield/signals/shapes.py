@@ -18,6 +18,9 @@ class Shapes(Signals):
 
     The first `even` points of every shape lie evenly in the cube. `frames` [n, C + 1] are the centre and the scale that each shape
     was normalised by: a point p of the user's is (p - centre) / scale inside. Samples may be memory maps; a batch reads its rows.
+
+    With `balanced`, draws of some points take half of them outside and half inside, as DeepSDF's: both sides count alike in the
+    objective then, however many samples each has. The first `outside[i]` samples of shape i are those outside, where that is known.
     """
 
     domain = "shape"
@@ -29,6 +32,8 @@ class Shapes(Signals):
         frames: Float[Tensor, "n _"] | None = None,
         even: int = 0,
         labels: Int[Tensor, " n"] | None = None,
+        balanced: bool = False,
+        outside: list[int] | None = None,
     ) -> None:
         self.ids = ids if ids is not None else [str(i) for i in range(len(samples))]
         widths = {part.shape[1] for part in samples if part.ndim == 2}
@@ -39,6 +44,7 @@ class Shapes(Signals):
             if not len(part):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.samples, self.even, self.labels, self.dims = list(samples), even, labels, widths.pop() - 1
+        self.balanced, self.outside = balanced, outside
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -58,10 +64,11 @@ class Shapes(Signals):
     def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
         parts = [self.samples[i] for i in index.tolist()]
         counts = torch.tensor([len(part) for part in parts])
-        if points is not None and points < int(counts.max()):
+        if points is not None and (self.balanced or points < int(counts.max())):
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
-            rows = (torch.rand(len(parts), points, generator=generator, dtype=torch.float64) * counts[:, None]).long()
-            drawn = np.stack([part[each] for part, each in zip(parts, rows.numpy(), strict=True)])
+            shares = torch.rand(len(parts), points, generator=generator, dtype=torch.float64).numpy()
+            rows = [self._rows(i, share) for i, share in zip(index.tolist(), shares, strict=True)]
+            drawn = np.stack([part[each] for part, each in zip(parts, rows, strict=True)])
             weight = (counts[:, None] / points).expand(-1, points).float()
         else:
             drawn = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
@@ -71,8 +78,25 @@ class Shapes(Signals):
         both = torch.from_numpy(drawn)
         return Observations(index, both[..., :-1], both[..., -1:], weight)
 
+    def _rows(self, shape: int, shares: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Samples of a shape from numbers in [0, 1): from all of them, or half of them from those outside."""
+        samples, half, order = self.samples[shape], len(shares) // 2, None
+        if not self.balanced:
+            return (shares * len(samples)).astype(np.int64)
+        if self.outside is not None:
+            first = self.outside[shape]
+        else:
+            inside = samples[:, -1] < 0
+            order, first = np.argsort(inside, kind="stable"), len(samples) - int(inside.sum())
+        rows = shares * len(samples)
+        if 0 < first < len(samples):  # else all are on one side
+            rows = np.concatenate([shares[:half] * first, first + shares[half:] * (len(samples) - first)])
+        chosen = rows.astype(np.int64)
+        return chosen if order is None else order[chosen]
+
     def select(self, index: Int[Tensor, " m"]) -> Self:
         rows = index.tolist()
         labels = None if self.labels is None else self.labels[index]
         chosen = [self.samples[i] for i in rows]
-        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels)
+        outside = None if self.outside is None else [self.outside[i] for i in rows]
+        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, self.balanced, outside)

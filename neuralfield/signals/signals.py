@@ -18,7 +18,7 @@ from neuralfield.types import Observations
 ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz", ".csv": "csv"}
 """A path to a single file is a source too; its ending names the kind."""
 
-CHOOSING = ("path", "split", "limit", "skip_bad")
+CHOOSING = ("path", "split", "splits", "limit", "skip_bad")
 """Settings that choose signals; the others prepare them, and a run hands those on to the signals it infers."""
 
 
