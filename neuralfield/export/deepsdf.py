@@ -149,7 +149,8 @@ def _numbers(network: dict[str, Any], key: str, file: Path) -> list[int]:
 def _loaded(file: Path, key: str) -> dict[str, Any]:
     """What torch.save wrote, read without running anything."""
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch says of files that are none is said below
+            held = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         there = ", ".join(sorted(other.stem for other in file.parent.glob("*.pth"))) or "none"
         raise NeuralfieldError(f"there is no {file}; checkpoints that are there: {there}") from None
