@@ -8,7 +8,6 @@ import io
 import math
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -154,10 +153,9 @@ def _loaded(file: Path, key: str) -> dict[str, Any]:
     except FileNotFoundError:
         there = ", ".join(sorted(other.stem for other in file.parent.glob("*.pth"))) or "none"
         raise NeuralfieldError(f"there is no {file}; checkpoints that are there: {there}") from None
-    except UnpicklingError:
-        raise NeuralfieldError(f"{file} is damaged, or holds more than tensors: it is not loaded, as that might run code") from None
     except Exception as error:  # torch meets damaged files with many kinds
-        raise NeuralfieldError(f"{file} cannot be read ({' '.join(str(error).split())[:200]})") from error
+        what = "is damaged, or holds more than tensors: it is not loaded, as that might run code"
+        raise NeuralfieldError(f"{file} {what}") from error
     if not isinstance(held, dict) or key not in held:
         raise NeuralfieldError(f"{file} is no checkpoint of DeepSDF: it holds no {key}")
     return held

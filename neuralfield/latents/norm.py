@@ -38,7 +38,7 @@ class Norm(Prior):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         # lengths are Gamma(D) / weight: sums of D exponential ones
         length = -torch.rand(n, self.code_dim, generator=generator, dtype=torch.float64).neg().log1p().sum(1)
-        direction = torch.randn(n, self.code_dim, generator=generator)
+        direction = torch.randn(n, self.code_dim, generator=generator).to(self.weight)
         return direction / vector_norm(direction, dim=1, keepdim=True) * (length[:, None].to(self.weight) / self.weight)
 
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
