@@ -22,6 +22,8 @@ class Objective(nn.Module, ABC):
     prior: Prior
 
     temperature: float = 1.0
+    ramp: float = 1.0
+    """Share of the prior that counts. The loop sets it in a step of training, and only there: searches see the whole prior."""
     points: int = 1
     """Points of the field that each observed place takes."""
 
@@ -59,9 +61,8 @@ class MAP(Objective):
     ) -> Loss:
         latent = source(observations)
         data = self.nats(self.predict(latent.sample(generator), decoder, observations), observations)
-        return Loss(
-            data.sum(1), self.prior.cost(self.moved(latent, observations)), observations.observed, self._weight_penalty(decoder)
-        )
+        prior = self.ramp * self.prior.cost(self.moved(latent, observations))
+        return Loss(data.sum(1), prior, observations.observed, self._weight_penalty(decoder))
 
     def moved(self, latent: Latent, observations: Observations) -> Latent:
         """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""

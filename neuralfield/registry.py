@@ -26,6 +26,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "npz": "neuralfield.signals.npz:npz",
         "csv": "neuralfield.signals.csv_file:csv_file",
         "sines": "neuralfield.signals.sines:sines",
+        "deepsdf": "neuralfield.signals.deepsdf:deepsdf",
         "meshes": "neuralfield.signals.meshes:meshes",
         "scan": "neuralfield.signals.scans:scan",
         "primitives": "neuralfield.signals.primitives:primitives",
@@ -48,6 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gaussian": "neuralfield.latents.priors:Gaussian",
         "kernel-density": "neuralfield.latents.kernel_density:KernelDensity",
         "mixture": "neuralfield.latents.mixture:Mixture",
+        "norm": "neuralfield.latents.norm:Norm",
     },
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",

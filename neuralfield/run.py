@@ -101,15 +101,17 @@ class Run:
         conditioning = tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), field.conditioning)
         return Field(evaluate, conditioning, coord_dim=self.domain.coord_dim)
 
-    def prepare(self, signals: Signals, generator: torch.Generator, settled: bool = False) -> None:
+    def prepare(self, signals: Signals | None, generator: torch.Generator, settled: bool = False) -> None:
         """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior.
 
+        Without signals, as of a decoder that comes from elsewhere, the start must be one that has nothing to learn from them.
         `settled` says that the fit's own prior describes the codes: they are still those of the linear model that it has adopted.
         """
         self._freeze()
         self.start, self.prior = construct_start(self), construct_prior(self)
-        self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
-        self.known = self._known(signals, settled)
+        if signals is not None:
+            self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
+            self.known = self._known(signals, settled)
         if self.recipe.inference.prior != TRAINING_PRIOR:
             self.prior.fit(self.codes.cpu(), self.known)
         self.to(self.device)

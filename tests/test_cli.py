@@ -166,6 +166,7 @@ def test_recipes_are_listed_and_shown_as_toml_that_can_be_used(nf_: Nf, tmp_path
         "image-completion",
         "image-modulated",
         "autodecoder-mnist",
+        "deepsdf",
         "function",
         "functions-joint",
         "functions-alternating",

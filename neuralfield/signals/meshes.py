@@ -2,52 +2,27 @@
 
 import hashlib
 import json
-import os
-import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import trimesh
-from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 
-import neuralfield.files as files
-from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.kept import Samples, cache_folder, kept, watched
+from neuralfield.signals.mesh_files import PointsOnlyError, Report, normalised, read_mesh
+from neuralfield.signals.scans import scan
+from neuralfield.signals.shapes import Sampled, Shapes
 
 ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
-MARGIN = 1.03
-"""The farthest vertex lies at radius 1 / MARGIN, as in DeepSDF."""
-VERSION = 2
+VERSION = 3
 """Of what is kept: another number where the same mesh would be sampled otherwise."""
 SMALL, LARGE = 0.2, 5.0
 """Ratios of scales within one set beyond which its units are probably mixed."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found in a mesh. `turned`: it was inside out, and was turned."""
-
-    faces: int
-    degenerate: int
-    open_edges: int
-    components: int
-    turned: bool
-
-    def __str__(self) -> str:
-        found = [f"{self.degenerate} faces without area"] * bool(self.degenerate)
-        found += [f"open ({self.open_edges} edges at its border)"] * bool(self.open_edges)
-        found += ["inside out (turned)"] * self.turned
-        return ", ".join(found)
 
 
 def meshes(
@@ -60,6 +35,7 @@ def meshes(
     normalise: bool = True,
     strict: bool = False,
     skip_bad: bool = False,
+    balanced: bool = False,
     cache: str | None = None,
 ) -> Shapes:
     """The meshes of the folder or file `path`, in sorted order, each named by its file without the ending.
@@ -70,23 +46,27 @@ def meshes(
     under a name made of the mesh and of these settings, so that they are taken once and a killed run goes on where it was.
 
     Meshes that are open or inside out are reported in one warning; with `strict` they are refused. With `skip_bad`, files that
-    hold no surface are left out.
+    hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
+
+    A single file that holds points and no faces is a scan (`scan`).
     """
     check_split(split)
     plan = Plan(even, surface, near, spread)
     root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
-    folder = Path(cache).expanduser() if cache else _default_cache()
-    samples, normals, ids, frames, reports = [], [], [], [], {}
-    for file in _watched(found):
+    samples, ids, frames, reports = [], [], [], {}
+    for file in watched(found, "sampling meshes"):
         try:
-            (values, directions), frame, report = _kept(file, plan, normalise, folder)
+            sampled, frame, report = _kept(file, plan, normalise, cache_folder(cache))
+        except PointsOnlyError:
+            if not root.is_file():
+                raise
+            return scan(path, normalise)
         except NeuralfieldError as error:
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
             warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
             continue
-        samples.append(values)
-        normals.append(directions)
+        samples.append(sampled)
         ids.append(file.stem)
         frames.append(frame)
         reports[file.name] = report
@@ -94,76 +74,22 @@ def meshes(
         raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
     _tell(root, reports, strict)
     _tell_of_units(root, ids, frames)
-    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, normals=normals)
+    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
 
 
-def read_mesh(file: Path) -> tuple[Surface, Report]:
-    """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
-    mesh = read_geometry(file, force="mesh", process=True)
-    vertices, faces = (np.asarray(getattr(mesh, name, ())) for name in ("vertices", "faces"))
-    if not len(faces):
-        raise NeuralfieldError("it holds no faces" + (f", only points: read it as scan:{file}" if len(vertices) else ""))
-    if not np.isfinite(vertices).all():
-        raise NeuralfieldError("it has vertices that are not finite")
-    surface = Surface(vertices.astype(np.float64), faces.astype(np.int64))
-    flat = surface.sizes <= 1e-12 * np.ptp(vertices, axis=0).max() ** 2
-    if flat.all():
-        raise NeuralfieldError("none of its faces has an area")
-    surface = Surface(surface.vertices, surface.elements[~flat])
-    edges = np.sort(surface.elements[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
-    counts = np.unique(edges, axis=0, return_counts=True)[1]
-    turned = surface.volume < 0
-    if turned:
-        surface = Surface(surface.vertices, surface.elements[:, ::-1])
-    components = trimesh.graph.connected_components(edges, min_len=1)
-    return surface, Report(len(surface), int(flat.sum()), int((counts == 1).sum()), len(components), bool(turned))
-
-
-def read_geometry(file: Path, **options: Any) -> Any:
-    """What trimesh makes of a file, or one clear line."""
-    try:
-        return trimesh.load(file, **options)
-    except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
-        raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
-
-
-def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[float]]:
-    """(the surface in the cube [-1, 1]^C, its frame)."""
-    if not normalise:
-        if np.abs(surface.vertices).max() > 1:
-            raise NeuralfieldError("it reaches beyond the cube from -1 to 1; let it be normalised, with signals.normalise=true")
-        return surface, [0.0] * surface.vertices.shape[1] + [1.0]
-    frame = frame_of(surface.vertices[np.unique(surface.elements)])
-    return Surface((surface.vertices - frame[:-1]) / frame[-1], surface.elements), frame
-
-
-def frame_of(points: Float[np.ndarray, "n C"]) -> list[float]:
-    """Centre and scale that bring the centre of the points' box to 0 and the farthest of them to radius 1 / MARGIN."""
-    centre = (points.min(0) + points.max(0)) / 2
-    scale = float(np.linalg.norm(points - centre, axis=1).max()) * MARGIN
-    return [*centre.tolist(), scale or 1.0]
-
-
-def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[list[np.ndarray], list[float], Report]:
-    """([samples, normals], frame, report) of a mesh, from the cache where it is there."""
+def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Sampled, list[float], Report]:
+    """(samples, frame, report) of a mesh, from the cache where it is there."""
     settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
     key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
-    arrays, about = [folder / f"{key}{part}.npy" for part in ("", "-normals")], folder / f"{key}.json"
-    if not about.exists():  # written last
+
+    def take() -> tuple[list[Samples], dict[str, Any]]:
         surface, report = read_mesh(file)
         inside, frame = normalised(surface, normalise)
         # seeded by the mesh itself: the same points whatever folder it is in
-        taken = plan.take(inside, np.random.default_rng(int(key, 16)))
-        folder.mkdir(parents=True, exist_ok=True)
-        for array, part in zip(arrays, taken, strict=True):
-            files.write_npy(array, part)
-        files.write_json(about, {"frame": frame, "report": asdict(report)})
-    facts = files.read_json(about)
-    return [np.load(array, mmap_mode="r") for array in arrays], facts["frame"], Report(**facts["report"])
+        return list(plan.take(inside, np.random.default_rng(int(key, 16)))), {"frame": frame, "report": asdict(report)}
 
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neuralfield" / "shapes"
+    (values, normals), facts = kept(folder, key, take)
+    return Sampled(values, normals), facts["frame"], Report(**facts["report"])
 
 
 def _find(root: Path, split: str) -> list[Path]:
@@ -179,12 +105,6 @@ def _find(root: Path, split: str) -> list[Path]:
     if not found:
         raise NeuralfieldError(f"{folder} holds no meshes ({', '.join(ENDINGS)}); no subfolder but train/ and test/ is read")
     return found
-
-
-def _watched(found: list[Path]) -> Iterator[Path]:
-    """The same, with a bar on a terminal."""
-    console = Console(stderr=True)
-    return iter(track(found, "sampling meshes", console=console, transient=True, disable=not sys.stderr.isatty()))
 
 
 def _tell(root: Path, reports: dict[str, Report], strict: bool) -> None:

@@ -7,22 +7,20 @@ from jaxtyping import Float, Int
 from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError
 from neuralfield.signals.distances import Plan
-from neuralfield.signals.meshes import normalised
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.mesh_files import normalised
+from neuralfield.signals.shapes import Sampled, Shapes
 
 PLAN = Plan(even=1024, surface=1024, near=2048)
 
 
 def outlines(points: Float[np.ndarray, "p 2"], offsets: Int[np.ndarray, " _"], ids: list[str], normalise: bool = True) -> Shapes:
     """Outline i is the polygon through points[offsets[i] : offsets[i + 1]], in either direction; its ends are joined."""
-    samples, normals, frames = [], [], []
+    samples, frames = [], []
     for i, name in enumerate(ids):
         surface, frame = normalised(polygon(points[offsets[i] : offsets[i + 1]], name), normalise)
-        taken = PLAN.take(surface, np.random.default_rng(i))
-        samples.append(taken[0])
-        normals.append(taken[1])
+        samples.append(Sampled(*PLAN.take(surface, np.random.default_rng(i))))
         frames.append(frame)
-    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), PLAN.even, normals=normals)
+    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), PLAN.even)
 
 
 def polygon(points: Float[np.ndarray, "p 2"], name: str) -> Surface:

@@ -11,7 +11,7 @@ from neuralfield.errors import UsageError
 from neuralfield.registry import nearest
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.shapes import Sampled, Shapes
 
 COUNTS = {"train": 64, "test": 16}
 CELLS = 48
@@ -31,11 +31,13 @@ def primitives(
     surface: int = 2048,
     near: int = 8192,
     spread: float = 0.05,
+    balanced: bool = False,
     seed: int = 0,
 ) -> Shapes:
     """Shapes of the families box, capsule, torus, table and chair in turn, or of one `family`; labels number the families.
 
-    A shape is the same whatever `count` is. `even`, `surface`, `near` and `spread` say where distances are taken (`Plan`).
+    A shape is the same whatever `count` is. `even`, `surface`, `near` and `spread` say where distances are taken (`Plan`). With
+    `balanced`, a draw of some points takes half of them inside (`Shapes`).
     """
     check_split(split)
     if family != "all" and family not in FAMILIES:
@@ -50,8 +52,7 @@ def primitives(
         random = np.random.default_rng([seed, SPLITS.index(split), i, label])
         taken.append(plan.take(_surface(FAMILIES[families[label]](random)), random))
     ids = [f"{split}-{i:03d}-{families[label]}" for i, label in enumerate(labels)]
-    samples, normals = ([each[part] for each in taken] for part in (0, 1))
-    return Shapes(samples, ids, even=even, labels=torch.tensor(labels), normals=normals)
+    return Shapes([Sampled(*each) for each in taken], ids, even=even, labels=torch.tensor(labels), balanced=balanced)
 
 
 def _surface(distance: Callable[[Points], Values]) -> Surface:

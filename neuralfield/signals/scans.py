@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError
-from neuralfield.signals.meshes import frame_of, read_geometry
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.mesh_files import frame_of, read_geometry
+from neuralfield.signals.shapes import Sampled, Shapes
 
 ALONG_RAY = 4
 """Points of empty space that each ray of a depth map gives."""
@@ -76,8 +76,8 @@ def _shape(name: str, seen: dict[str, Any], normalise: bool, frame: list[float] 
     empty = empty[(np.abs(empty) <= 1).all(1)]
     known = np.concatenate([_with(surface - centre, 0.0), _with(seen["points"] - centre, seen["distances"])]) / scale
     samples = np.concatenate([known, _with(empty, 0.0)]).astype(np.float32)
-    directions = None if normals is None else [normals.astype(np.float32)]
-    return Shapes([samples], [name], torch.tensor([frame], dtype=torch.float64), normals=directions, empty=[len(empty)])
+    sampled = Sampled(samples, None if normals is None else normals.astype(np.float32), len(empty))
+    return Shapes([sampled], [name], torch.tensor([frame], dtype=torch.float64))
 
 
 def _with(points: Float[np.ndarray, "n 3"], value: Any) -> Float[np.ndarray, "n 4"]:

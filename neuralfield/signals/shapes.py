@@ -1,6 +1,7 @@
 """Shapes: signed distances at points of their own, in memory or mapped from files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -13,38 +14,69 @@ from neuralfield.signals.signals import Signals
 from neuralfield.types import AT_LEAST, EQUAL, Observations
 
 
-class Shapes(Signals):
-    """`samples[i]` [N_i, C + 1] are points of shape i and their signed distances, negative inside, in the cube [-1, 1]^C.
+@dataclass(frozen=True)
+class Sampled:
+    """Points of one shape with their signed distances, `values` [N, C + 1]; they may be a memory map.
 
-    The first `even` points of every shape lie evenly in the cube. `normals[i]` [M_i, C], where they are known, are those of the
-    surface in the M_i points that follow; they ride along with whole shapes. Of the last `empty[i]` points it is known only that
-    they are outside. `frames` [n, C + 1] are the centre and the scale that each shape was normalised by: a point p of the user's is
-    (p - centre) / scale inside. Samples may be memory maps; a batch reads its rows.
+    `normals` [M, C], where they are known, are those of the surface in the first M points after the `even` ones of `Shapes`. Of the
+    last `empty` points it is known only that they are outside. The first `outside` are those outside, where that is known.
+    """
+
+    values: Float[np.ndarray, "N _"]
+    normals: Float[np.ndarray, "M C"] | None = None
+    empty: int = 0
+    outside: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def drawn(self, shares: Float[np.ndarray, " n"], balanced: bool) -> Int[np.ndarray, " n"]:
+        """Numbers of points from numbers in [0, 1): of all, or `balanced`, the first half of those outside, the others inside."""
+        if not balanced:
+            return (shares * len(self)).astype(np.int64)
+        half, order, first = len(shares) // 2, None, self.outside
+        if first is None:
+            inside = self.values[:, -1] < 0
+            order, first = np.argsort(inside, kind="stable"), len(self) - int(inside.sum())
+        rows = shares * len(self)
+        if 0 < first < len(self):  # else all are on one side
+            rows = np.concatenate([shares[:half] * first, first + shares[half:] * (len(self) - first)])
+        chosen = rows.astype(np.int64)
+        return chosen if order is None else order[chosen]
+
+
+class Shapes(Signals):
+    """Signed distances of shapes, negative inside, at points of each in the cube [-1, 1]^C: arrays [N_i, C + 1], or `Sampled`.
+
+    The first `even` points of every shape lie evenly in the cube. `frames` [n, C + 1] are the centre and the scale that each shape
+    was normalised by: a point p of the user's is (p - centre) / scale inside. Of maps a batch reads its rows.
+
+    With `balanced`, draws of some points take half of them outside and half inside, as DeepSDF's: both sides count alike in the
+    objective then, however many samples each has.
     """
 
     domain = "shape"
 
     def __init__(
         self,
-        samples: Sequence[Float[np.ndarray, "_ _"]],
+        samples: Sequence[Float[np.ndarray, "_ _"] | Sampled],
         ids: list[str] | None = None,
         frames: Float[Tensor, "n _"] | None = None,
         even: int = 0,
         labels: Int[Tensor, " n"] | None = None,
-        normals: Sequence[Float[np.ndarray, "_ _"]] | None = None,
-        empty: Sequence[int] | None = None,
+        balanced: bool = False,
     ) -> None:
         self.ids = ids if ids is not None else [str(i) for i in range(len(samples))]
-        widths = {part.shape[1] for part in samples if part.ndim == 2}
-        if not samples or any(part.ndim != 2 for part in samples) or len(widths) != 1 or widths - {3, 4}:
-            shapes = sorted({str(list(part.shape)) for part in samples})[:3]
+        self.samples = [part if isinstance(part, Sampled) else Sampled(part) for part in samples]
+        arrays = [part.values for part in self.samples]
+        widths = {part.shape[1] for part in arrays if part.ndim == 2}
+        if not arrays or any(part.ndim != 2 for part in arrays) or len(widths) != 1 or widths - {3, 4}:
+            shapes = sorted({str(list(part.shape)) for part in arrays})[:3]
             raise NeuralfieldError(f"shapes need samples [N, 3] of the plane or [N, 4] of space, all alike; got {shapes or 'none'}")
-        for name, part in zip(self.ids, samples, strict=True):
+        for name, part in zip(self.ids, self.samples, strict=True):
             if not len(part):
                 raise NeuralfieldError(f"shape {name} has no samples")
-        self.samples, self.even, self.labels, self.dims = list(samples), even, labels, widths.pop() - 1
-        self.normals = None if normals is None else list(normals)
-        self.empty = None if empty is None else list(empty)
+        self.even, self.labels, self.balanced, self.dims = even, labels, balanced, widths.pop() - 1
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -63,43 +95,42 @@ class Shapes(Signals):
 
     def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
         parts = [self.samples[i] for i in index.tolist()]
-        counts, normals = torch.tensor([len(part) for part in parts]), None
-        if points is not None and points < int(counts.max()):
+        counts = torch.tensor([len(part) for part in parts])
+        if points is not None and (self.balanced or points < int(counts.max())):
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
-            rows = (torch.rand(len(parts), points, generator=generator, dtype=torch.float64) * counts[:, None]).long()
-            drawn = np.stack([part[each] for part, each in zip(parts, rows.numpy(), strict=True)])
-            relation = self._relation(index, rows, counts)
+            shares = torch.rand(len(parts), points, generator=generator, dtype=torch.float64).numpy()
+            drawn = np.stack([part.drawn(share, self.balanced) for part, share in zip(parts, shares, strict=True)])
+            values = np.stack([part.values[each] for part, each in zip(parts, drawn, strict=True)])
             weight = (counts[:, None] / points).expand(-1, points).float()
-        else:
-            drawn = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
-            for row, part in zip(drawn, parts, strict=True):
-                row[: len(part)] = part
-            rows = torch.arange(drawn.shape[1]).expand(len(parts), -1)
-            weight = (rows < counts[:, None]).float()
-            relation = self._relation(index, rows, counts)
-            normals = self._normals(index, drawn.shape[1])
-        both = torch.from_numpy(drawn)
+            return self._observed(index, values, weight, torch.from_numpy(drawn))
+        values = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
+        normals = torch.zeros(len(parts), values.shape[1], self.dims)
+        for b, part in enumerate(parts):
+            values[b, : len(part)] = part.values
+            if part.normals is not None:
+                normals[b, self.even : self.even + len(part.normals)] = torch.from_numpy(np.array(part.normals))
+        rows = torch.arange(values.shape[1]).expand(len(parts), -1)
+        known = any(part.normals is not None for part in parts)
+        return self._observed(index, values, (rows < counts[:, None]).float(), rows, normals if known else None)
+
+    def _observed(
+        self,
+        index: Int[Tensor, " B"],
+        values: Float[np.ndarray, "B N _"],
+        weight: Float[Tensor, "B N"],
+        rows: Int[Tensor, "B N"],
+        normals: Float[Tensor, "B N C"] | None = None,
+    ) -> Observations:
+        """What those `rows` of the samples say."""
+        parts, relation = [self.samples[i] for i in index.tolist()], None
+        if any(part.empty for part in parts):
+            told = torch.tensor([[len(part) - part.empty] for part in parts])
+            relation = torch.where(rows < told, EQUAL, AT_LEAST)
+        both = torch.from_numpy(values)
         return Observations(index, both[..., :-1], both[..., -1:], weight, relation, normals)
-
-    def _relation(self, index: Int[Tensor, " B"], rows: Int[Tensor, "B N"], counts: Int[Tensor, " B"]) -> Int[Tensor, "B N"] | None:
-        if self.empty is None:
-            return None
-        told = counts - torch.tensor([self.empty[i] for i in index.tolist()])
-        return torch.where(rows < told[:, None], EQUAL, AT_LEAST)
-
-    def _normals(self, index: Int[Tensor, " B"], count: int) -> Float[Tensor, "B N C"] | None:
-        if self.normals is None:
-            return None
-        normals = torch.zeros(len(index), count, self.dims)
-        for row, i in enumerate(index.tolist()):
-            own = torch.from_numpy(np.array(self.normals[i]))
-            normals[row, self.even : self.even + len(own)] = own
-        return normals
 
     def select(self, index: Int[Tensor, " m"]) -> Self:
         rows = index.tolist()
         labels = None if self.labels is None else self.labels[index]
         chosen = [self.samples[i] for i in rows]
-        normals = None if self.normals is None else [self.normals[i] for i in rows]
-        empty = None if self.empty is None else [self.empty[i] for i in rows]
-        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, normals, empty)
+        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, self.balanced)

@@ -19,6 +19,7 @@ from neuralfield.training.batches import batches_of
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import Journal
 from neuralfield.training.loop import Position, train
+from neuralfield.training.optimisers.dense_adam import dense_adam
 from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress, Report
@@ -101,7 +102,8 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
-    optimisers = Optimisers(RowAdam(model.source.parameters()), decoder_optimiser)
+    adam = dense_adam if recipe.training.latent_optimiser == "dense" else RowAdam
+    optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(training, recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)

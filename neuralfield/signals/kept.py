@@ -1,0 +1,57 @@
+"""Samples of shapes that are taken once, kept in a folder of the user's cache, and mapped from there."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+
+import neuralfield.files as files
+
+Samples = Float[np.ndarray, "N _"]
+
+
+def cache_folder(named: str | None) -> Path:
+    """Where samples are kept: the folder `named`, by default one below ~/.cache/neuralfield."""
+    if named is not None:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neuralfield" / "shapes"
+
+
+def kept(folder: Path, key: str, take: Callable[[], tuple[list[Samples], Any]]) -> tuple[list[Samples], Any]:
+    """(float32 arrays, JSON about them) by a `key` that says all that they depend on; `take` makes them the first time."""
+    about = folder / f"{key}.json"
+    if not about.exists():  # written last
+        arrays, facts = take()
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, array in enumerate(arrays):
+            files.write_npy(folder / f"{key}-{number}.npy", array)
+        files.write_json(about, [len(arrays), facts])
+    count, facts = files.read_json(about)
+    return [mapped(folder / f"{key}-{number}.npy") for number in range(count)], facts
+
+
+def mapped(file: Path) -> Samples:
+    """The float32 array of a .npy file, of which only the rows that are used are read.
+
+    torch's maps close their file; numpy's keep it open, and a process may open only about a thousand.
+    """
+    with open(file, "rb") as head:
+        np.lib.format.read_magic(head)
+        shape = np.lib.format.read_array_header_1_0(head)[0]
+        skipped = head.tell() // 4  # the header's length is a multiple of 64
+    count = int(np.prod(shape))
+    whole = torch.from_file(str(file), size=skipped + count, dtype=torch.float32)
+    return whole[skipped:].reshape(shape).numpy()
+
+
+def watched(found: list[Any], doing: str) -> Iterator[Any]:
+    """The same, with a bar on a terminal."""
+    console = Console(stderr=True)
+    return iter(track(found, doing, console=console, transient=True, disable=not sys.stderr.isatty()))
