@@ -77,10 +77,10 @@ def reconstruction(sizes: Sizes, report: Report) -> None:
     report.say(
         "## Reconstruction of unseen shapes, the decoder of recipe `shape`",
         "",
-        f"Chamfer x 1e3: DeepSDF's, {sizes.surface} points, shapes of radius 1/1.03; meshes at {sizes.resolution}^3. The floor is the",
-        f"true mesh sampled twice. Adam: {sizes.adam_steps} steps of DeepSDF's search, at the better of the rates {RATES} by the",
-        f"error on the first {TRIED} shapes. CPU seconds are for one shape. Evaluations are forward passes over the points that a",
-        "search looks at.",
+        f"Chamfer x 1e3: DeepSDF's, {sizes.surface} points, shapes of radius 1/1.03; meshes at {sizes.resolution}^3. The floor is",
+        f"the true mesh sampled twice. Adam: {sizes.adam_steps} steps of DeepSDF's search, at the better of the rates {RATES}, by",
+        f"the error on the first {TRIED} shapes. CPU seconds are for one shape. Evaluations are forward passes over the points",
+        "that a search looks at.",
         "",
     )
     for name in ("bodies", "seats"):

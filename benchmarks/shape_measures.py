@@ -48,7 +48,7 @@ class Sizes:
     """CPU seconds for DeepSDF's search over all shapes of a set; as many shapes as fit in."""
     surface: int = 30_000
     resolution: int = 128
-    calibrated: int = 32
+    calibrated: int = 16
     """Training shapes that bands are calibrated on."""
     fine: int = 256
     dense: int = 3

@@ -1,7 +1,8 @@
 """Shapes: how fast, how good, against DeepSDF, the nearest training shape, dense grids and trimesh, in one run, on one thread.
 
     python benchmarks/shape_speed.py                          everything, about TIME
-    python benchmarks/shape_speed.py --parts training,steps   also: reconstruction, generalise, completion, meshing, sampling, singles
+    python benchmarks/shape_speed.py --parts training,steps   some; the others are reconstruction, generalise, completion,
+                                                              meshing, sampling, singles
     python benchmarks/shape_speed.py --quick                  tries the script itself, with figures that mean nothing
 
 Each part prints its tables and targets as soon as it is done; --out FILE keeps them too, part by part.
@@ -36,12 +37,13 @@ PARTS: dict[str, Callable[[Sizes, Report], None]] = {
 @click.option("--parts", default=",".join(PARTS), help="Which, with commas between.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Also write the report there.")
 @click.option("--quick", is_flag=True, help="A few shapes and seconds.")
-def main(parts: str, out: Path | None, quick: bool) -> None:
+@click.option("--dense-seats", default=3, help="Seats that are also sampled densely at the fine resolution; all 78 take an hour.")
+def main(parts: str, out: Path | None, quick: bool, dense_seats: int) -> None:
     torch.set_num_threads(1)
     chosen = parts.split(",")
     if unknown := [name for name in chosen if name not in PARTS]:
         raise click.BadParameter(f"there is no part {', '.join(unknown)}; known: {', '.join(PARTS)}")
-    sizes, report = QUICK if quick else Sizes(), Report()
+    sizes, report = QUICK if quick else Sizes(dense=dense_seats), Report()
     report.say("# Shapes: speed and quality", "", f"{machine()}, one thread, `python benchmarks/shape_speed.py`.", "")
     if quick:
         report.say("**--quick: these figures mean nothing.**", "")
