@@ -161,7 +161,7 @@ def against_trimesh(mesh: Surface, points: np.ndarray, ours: np.ndarray, seconds
 def signs(mesh: Surface, points: np.ndarray, ours: np.ndarray, sizes: Sizes, report: Report) -> None:
     """Wrong signs: against formulas, against the exact winding number, and with faces gone."""
     wrong = {name: against_formula(shape, formula, sizes) for name, (shape, formula) in analytic().items()}
-    some = points[: 5 * sizes.slow_distances]
+    some = points[: sizes.slow_distances]
     exact = igl.winding_number(mesh.vertices, mesh.elements, some) > 0.5
     wrong[f"{MESH}, {len(some)} points, exact winding number"] = int((exact != (ours[: len(some)] < 0)).sum()), len(some)
     report.table(("watertight mesh", "wrong signs", "of"), [(name, *counts) for name, counts in wrong.items()])

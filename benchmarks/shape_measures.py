@@ -56,7 +56,7 @@ class Sizes:
     coarse: int = 128
     """Samples an axis for the count of components, of all seats."""
     distances: int = 100_000
-    slow_distances: int = 2_000
+    slow_distances: int = 20_000
     """Points for trimesh."""
     singles: int | None = None
 

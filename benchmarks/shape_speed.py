@@ -1,6 +1,6 @@
 """Shapes: how fast, how good, against DeepSDF, the nearest training shape, dense grids and trimesh, in one run, on one thread.
 
-    python benchmarks/shape_speed.py                          everything, about TIME
+    python benchmarks/shape_speed.py                          everything, one to two hours
     python benchmarks/shape_speed.py --parts training,steps   some; the others are reconstruction, generalise, completion,
                                                               meshing, sampling, singles
     python benchmarks/shape_speed.py --quick                  tries the script itself, with figures that mean nothing
