@@ -172,7 +172,7 @@ def _steps_of(form: Form, sizes: Sizes, report: Report) -> None:
     missing = [name for name in ("weight_norm", "bounded", "dropout") if name not in inspect.signature(Concat).parameters]
     if missing:
         report.say(
-            f"`concat` lacks {', '.join(missing)} in this version: tanh is put around it; without dropout and weight norm.", ""
+            f"`concat` lacks {', '.join(missing)} in this version: ours goes without, but for tanh, which is put around it.", ""
         )
     report.table(("loop", "CPU s a step"), [(name, f"{seconds[name]:.4f}" if name in seconds else "-") for name in kinds])
     with_dropout, without = f"dropout {form.dropout:g}", "dropout 0"
