@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
-from neuralfield.inference.thinning import thinned
+from neuralfield.inference.thinning import glanced_at, thinned
 from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
@@ -208,7 +208,7 @@ def _scores(run: Run, signals: Signals) -> dict[str, float]:
     """The domain's scores, averaged over evenly spread training signals."""
     scores: dict[str, list[Tensor]] = {}
     for rows in torch.linspace(0, len(signals) - 1, min(SCORED, len(signals))).long().split(run.recipe.inference.batch):
-        truth = signals.truth(rows).to(run.device)
+        truth = glanced_at(signals.truth(rows)).to(run.device)
         for name, values in run.domain.score(run.field(run.codes[rows.to(run.device)]), truth).items():
             scores.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(values).nanmean().item() for name, values in scores.items()}

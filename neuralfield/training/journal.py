@@ -13,15 +13,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from neuralfield.domains.domain import Domain
 from neuralfield.domains.pictures import sheet
-from neuralfield.inference.thinning import thinned
+from neuralfield.inference.thinning import glanced_at
 from neuralfield.recipe import Model
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Field, Latent, Loss
 
 PROBES = 12
 """Signals whose pictures are kept over time: one row of a contact sheet."""
-LOOKED_AT = 4096
-"""Points of each probe that are looked at."""
 SHARE = 0.1
 """Of the time, what looks between landmarks may take."""
 SURFACES, SURFACE_RESOLUTION = 3, 64
@@ -42,8 +40,7 @@ class Journal:
         self.progress = folder / "figures" / "progress"
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
-        truth = signals.truth(self.index)
-        self.truth = truth if len(truth.coords) == 1 else thinned(truth, LOOKED_AT)  # a grid is scored as a whole
+        self.truth = glanced_at(signals.truth(self.index))
         self.began, self.spent, self.score = time.perf_counter(), 0.0, math.nan
 
     def epoch(self, model: Model, epoch: int, loss: Loss) -> float:
