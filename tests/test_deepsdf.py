@@ -490,6 +490,15 @@ def test_a_balanced_draw_of_a_shape_without_an_inside_takes_what_there_is(folder
     assert (batch.values >= 0).all()
 
 
+def test_scores_look_at_a_part_of_very_many_samples_and_at_all_even_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralfield.signals.shapes.MOST", 100)
+    shapes = Shapes([ball(0.5, 300), ball(0.6, 100)], even=40)
+    truth = shapes.truth(torch.arange(2))
+    assert truth.weight.sum(1).tolist() == [40 + 87, 100]  # whoever else is in the batch
+    assert torch.equal(truth.coords[:, :40], shapes.batch(torch.arange(2)).coords[:, :40])
+    assert torch.equal(truth.coords[0, 40:], torch.from_numpy(ball(0.5, 300)[40::3, :3]))
+
+
 @pytest.mark.parametrize("source", ["primitives"])
 def test_other_shapes_can_be_drawn_so_too(source: str) -> None:
     shapes = load(source, count=2, balanced=True, even=200, surface=50, near=200)

@@ -12,6 +12,9 @@ from neuralfield.errors import NeuralfieldError
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Observations
 
+MOST = 2**16
+"""Samples of a shape that scores look at: DeepSDF's half a million say no more, and would cost more than the epoch they follow."""
+
 
 class Shapes(Signals):
     """`samples[i]` [N_i, C + 1] are points of shape i and their signed distances, negative inside, in the cube [-1, 1]^C.
@@ -70,13 +73,24 @@ class Shapes(Signals):
             rows = [self._rows(i, share) for i, share in zip(index.tolist(), shares, strict=True)]
             drawn = np.stack([part[each] for part, each in zip(parts, rows, strict=True)])
             weight = (counts[:, None] / points).expand(-1, points).float()
-        else:
-            drawn = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
-            for row, part in zip(drawn, parts, strict=True):
-                row[: len(part)] = part
-            weight = (torch.arange(drawn.shape[1]) < counts[:, None]).float()
-        both = torch.from_numpy(drawn)
-        return Observations(index, both[..., :-1], both[..., -1:], weight)
+            return _observations(index, drawn, weight)
+        return self._whole(index, parts)
+
+    def truth(self, index: Int[Tensor, " B"]) -> Observations:
+        """All that is known of some shapes; of more than `MOST` samples the even ones, and every so manieth of the others."""
+        return self._whole(index, [self._scored(self.samples[i]) for i in index.tolist()])
+
+    def _scored(self, samples: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "_ _"]:
+        step = -(-len(samples) // MOST)
+        return samples if step == 1 else np.concatenate([samples[: self.even], samples[self.even :: step]])
+
+    def _whole(self, index: Int[Tensor, " B"], parts: list[Float[np.ndarray, "_ _"]]) -> Observations:
+        """All of these samples, the shorter ones followed by unseen points."""
+        counts = torch.tensor([len(part) for part in parts])
+        padded = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
+        for row, part in zip(padded, parts, strict=True):
+            row[: len(part)] = part
+        return _observations(index, padded, (torch.arange(padded.shape[1]) < counts[:, None]).float())
 
     def _rows(self, shape: int, shares: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Samples of a shape from numbers in [0, 1): from all of them, or half of them from those outside."""
@@ -100,3 +114,8 @@ class Shapes(Signals):
         chosen = [self.samples[i] for i in rows]
         outside = None if self.outside is None else [self.outside[i] for i in rows]
         return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, self.balanced, outside)
+
+
+def _observations(index: Int[Tensor, " B"], samples: Float[np.ndarray, "B N _"], weight: Float[Tensor, "B N"]) -> Observations:
+    both = torch.from_numpy(samples)
+    return Observations(index, both[..., :-1], both[..., -1:], weight)
