@@ -289,7 +289,10 @@ def test_a_fit_takes_the_steps_of_deepsdfs_own_training() -> None:
     optimisers = Optimisers(dense_adam(model.source.parameters()), torch.optim.Adam(model.decoder.parameters()))
     steps = epochs * 3
     for _ in train(model, optimisers, Joint(), Whole(shapes), recipe.training, Position(), 0, lambda at: at.steps / steps):
-        assert model.objective.ramp == 1  # between steps, searches see the whole prior
+        # between steps, searches and pictures see the whole prior and no dropout
+        assert model.objective.ramp == 1
+        assert not model.decoder.training
+        assert not model.source.training
     adam = torch.optim.Adam([{"params": plain.parameters()}, {"params": codes.parameters()}])
     for epoch in range(1, epochs + 1):
         for group, rate in zip(adam.param_groups, (1e-3, 1e-3), strict=True):

@@ -27,7 +27,7 @@ def cache_folder(named: str | None) -> Path:
 def kept(folder: Path, key: str, take: Callable[[], tuple[Samples, Any]]) -> tuple[Samples, Any]:
     """(float32 samples, JSON about them) by a `key` that says all that they depend on; `take` makes them the first time."""
     array, about = folder / f"{key}.npy", folder / f"{key}.json"
-    if not about.exists():  # written last
+    if not (about.exists() and array.exists()):  # the first is written last
         samples, facts = take()
         folder.mkdir(parents=True, exist_ok=True)
         files.write_npy(array, samples)
