@@ -12,6 +12,7 @@ from torch import Tensor
 from neuralfield.completion import at_once, draws_of, views
 from neuralfield.domains.ensembles import LEVEL, band_scores
 from neuralfield.errors import NeuralfieldWarning, UsageError
+from neuralfield.inference.thinning import thinned
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
@@ -114,7 +115,8 @@ def _at(run: Run, signals: Signals, visibility: Visibility, temperature: float, 
     _set(run, {"temperature": temperature, "evidence": 1.0})
     solver, found = run.solver(), []
     for observed, hidden in views(run, signals, visibility):
-        found.append((run.infer(observed, solver, samples, seed), hidden if visibility.masks else observed))
+        judged = thinned(hidden if visibility.masks else observed, run.recipe.inference.points)
+        found.append((run.infer(observed, solver, samples, seed), judged))
     # weights of exact posteriors are right, and draws have none
     weighed = not solver.exact and run.recipe.inference.posterior == "laplace"
     several = weighed and any(p.log_weights.shape[1] > 1 for estimate, _ in found if (p := estimate.posterior) is not None)

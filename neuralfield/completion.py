@@ -104,9 +104,12 @@ def complete(
             draws = draws_of(estimate, rows, samples, seed, observed.index[rows]) if samples else None
             field = completed(run, estimate, rows, draws)
             part = {side: view.rows(rows) for side, view in sides.items()}
+            # means of draws are blurred: surfaces are those of the best code
+            slow = run.domain.compare(run.field(estimate.latent.mean[rows]), part)
             collected.append(
                 {
                     side: run.domain.score(field, view.to(run.device), None if draws is None else draws.values(run, view.coords))
+                    | slow.get(side, {})
                     for side, view in part.items()
                 }
             )
@@ -143,7 +146,7 @@ def draws_of(
 def views(run: Run, signals: Signals, visibility: Visibility) -> Iterator[tuple[Observations, Observations]]:
     """(observed, hidden), batch by batch."""
     for batch in signals.batches(run.recipe.inference.batch):
-        yield batch.split(visibility(batch, run.domain))
+        yield visibility.split(batch, run.domain)
 
 
 def _joined(collected: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:

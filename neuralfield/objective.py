@@ -73,8 +73,23 @@ class MAP(Objective):
         return self.measurement.measure(Field(decoder.evaluate, decoder.condition(z)), observations)
 
     def nats(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N"]:
-        """What each point costs."""
-        return self.likelihood.nll(predicted, observations.values) * (observations.weight / self.temperature)
+        """What each point costs. A prediction that keeps to its bound costs what one equal to it would."""
+        unmet = observations.unmet(predicted)
+        compared = predicted if unmet is None else torch.where(unmet, predicted, observations.values)
+        return self.likelihood.nll(compared, observations.values) * (observations.weight / self.temperature)
+
+    def slope(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N V"]:
+        """Derivative of `nats` by each predicted value."""
+        return self._weighed(self.likelihood.slope(predicted, observations.values), predicted, observations)
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N V"]:
+        """What Gauss-Newton weighs each predicted value with (`Likelihood.curvature`)."""
+        return self._weighed(self.likelihood.curvature(predicted, observations.values), predicted, observations)
+
+    def _weighed(self, each: Float[Tensor, "B N V"], predicted: Tensor, observations: Observations) -> Float[Tensor, "B N V"]:
+        unmet = observations.unmet(predicted)
+        each = each if unmet is None else each * unmet
+        return each * (observations.weight / self.temperature)[..., None]
 
     def _weight_penalty(self, decoder: Decoder) -> Tensor:
         trained = [p for p in decoder.parameters() if p.requires_grad and p.ndim > 1]

@@ -28,6 +28,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sines": "neuralfield.signals.sines:sines",
         "deepsdf": "neuralfield.signals.deepsdf:deepsdf",
         "meshes": "neuralfield.signals.meshes:meshes",
+        "scan": "neuralfield.signals.scans:scan",
         "primitives": "neuralfield.signals.primitives:primitives",
     },
     "masks": {
@@ -36,6 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "random": "neuralfield.signals.masks:Random",
         "first": "neuralfield.signals.masks:First",
         "file": "neuralfield.signals.masks:File",
+        "depth": "neuralfield.signals.depth:Depth",
     },
     "latents": {"bank": "neuralfield.latents.bank:Bank"},
     "initialisers": {

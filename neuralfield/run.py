@@ -15,7 +15,10 @@ from torch.utils._pytree import tree_map
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.inference.calibration import Calibration
+from neuralfield.inference.laplace import gaussian
+from neuralfield.inference.oriented import oriented
 from neuralfield.inference.posterior import Approximation, Posterior
+from neuralfield.inference.quadratic import quadratic
 from neuralfield.inference.restarts import search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
@@ -122,8 +125,13 @@ class Run:
         total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
         for rows in index.split(self.recipe.inference.batch):
             batch = thinned(signals.batch(rows), self.recipe.inference.points).to(self.device)
-            estimate = solver.solve(self.model.objective, self.decoder, batch, Latent(self.codes[rows.to(self.device)]))
-            total += estimate.posterior.covariance().cpu().sum(0)
+            codes = self.codes[rows.to(self.device)]
+            if solver.exact:
+                posterior = solver.solve(self.model.objective, self.decoder, batch, Latent(codes)).posterior
+            else:  # the polish has found the optima; and what gives posteriors solves MAP objectives alone
+                assert isinstance(self.model.objective, MAP)
+                posterior = gaussian(codes, quadratic(self.model.objective, self.decoder, batch, codes).curvature)
+            total += posterior.covariance().cpu().sum(0)
         spread = total / len(index)
         if settled:
             return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
@@ -152,7 +160,7 @@ class Run:
         separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
-            batch = thinned(observations.rows(rows), settings.points).to(self.device)
+            batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)
             starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
             if separate:
                 batch = batch.without_unseen()

@@ -25,7 +25,7 @@ from neuralfield.export.deepsdf import read_experiment, write_experiment
 from neuralfield.latents.bank import Bank
 from neuralfield.recipe import Recipe, Training, build
 from neuralfield.seeds import generator
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.shapes import Sampled, Shapes
 from neuralfield.signals.signals import Signals, load
 from neuralfield.training.batches import Batches
 from neuralfield.training.interrupt import InterruptedFitError
@@ -472,7 +472,7 @@ def test_a_balanced_draw_takes_half_of_its_points_inside(folder: Path, known: bo
     shapes = load(f"deepsdf:{folder}", balanced=True)
     assert isinstance(shapes, Shapes)
     if not known:  # as of meshes, whose samples lie in another order
-        shapes = Shapes([part[::-1].copy() for part in shapes.samples], shapes.ids, balanced=True)
+        shapes = Shapes([part.values[::-1].copy() for part in shapes.samples], shapes.ids, balanced=True)
     shapes = shapes.select(torch.tensor([4, 1]))
     batch = shapes.batch(torch.arange(2), 1001, torch.Generator().manual_seed(0))
     assert (batch.values[..., 0] < 0).sum(1).tolist() == [501, 501]
@@ -500,6 +500,16 @@ def test_scores_look_at_a_part_of_very_many_samples_and_at_all_even_ones(monkeyp
     assert truth.weight.sum(1).tolist() == [40 + 87, 100]  # whoever else is in the batch
     assert torch.equal(truth.coords[:, :40], shapes.batch(torch.arange(2)).coords[:, :40])
     assert torch.equal(truth.coords[0, 40:], torch.from_numpy(ball(0.5, 300)[40::3, :3]))
+
+
+def test_normals_and_empty_points_keep_their_places_in_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralfield.signals.shapes.MOST", 100)
+    values, normals = ball(0.5, 300), np.random.default_rng(1).standard_normal((50, 3)).astype(np.float32)
+    shapes = Shapes([Sampled(values, normals, empty=30)], even=40)
+    truth, whole = shapes.truth(torch.tensor([0])), shapes.batch(torch.tensor([0]))
+    for name in ("coords", "values", "normals", "relation"):
+        every = getattr(whole, name)
+        assert torch.equal(getattr(truth, name), torch.cat([every[:, :40], every[:, 40::3]], 1)), name
 
 
 @pytest.mark.parametrize("source", ["primitives"])

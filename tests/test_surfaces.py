@@ -105,9 +105,10 @@ def test_a_field_without_a_surface_gives_an_empty_one(dims: int, radius: float) 
 
 
 def test_a_plan_takes_what_it_says() -> None:
-    samples = Plan(even=500, surface=300, near=400, spread=0.05).take(ball(), np.random.default_rng(0))
+    samples, normals = Plan(even=500, surface=300, near=400, spread=0.05).take(ball(), np.random.default_rng(0))
     assert samples.shape == (1200, 4)
-    assert samples.dtype == np.float32
+    assert samples.dtype == normals.dtype == np.float32
+    np.testing.assert_allclose(normals, samples[500:800, :3], atol=0.1)
     exact = np.linalg.norm(samples[:, :3], axis=1) - 1
     np.testing.assert_allclose(samples[:, 3], exact, atol=1e-3)
     assert (samples[500:800, 3] == 0).all()

@@ -43,7 +43,11 @@ class Modulated(Decoder):
         self.features = FourierFeatures(coord_dim, 0 if siren else frequencies, bandwidth)
         self.layers = Linears([self.features.out_dim] + [width] * (depth - 1), [width] * depth)
         self.out = nn.Linear(width, value_dim)
-        self.modulate = nn.Linear(code_dim, depth * width * (2 if modulation == "film" else 1))
+        shifts = depth * width * (2 if modulation == "film" else 1)
+        # a code of no dimensions is one network for one signal; torch warns of initialising nothing
+        self.modulate = nn.Linear(code_dim, shifts) if code_dim else nn.utils.skip_init(nn.Linear, 0, shifts)
+        if not code_dim:
+            nn.init.zeros_(self.modulate.bias)
         # SIREN's w0 enters the first layer alone, as in functa; later layers are initialised for sines of frequency 1
         self.gains = [w0 if siren and layer == 0 else 1.0 for layer in range(depth)]
         self.activation: Callable[[Tensor], Tensor] = torch.sin if siren else silu

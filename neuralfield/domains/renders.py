@@ -11,8 +11,8 @@ POINTS = 120_000
 """On a surface: about seven for each pixel that it covers."""
 REACH = 1.1
 """Half of what a picture shows, in units of the cube's half side."""
-AZIMUTH, ELEVATION = np.deg2rad(30.0), np.deg2rad(20.0)
-"""Of the camera, which looks at the front (z) from its right and from above."""
+AZIMUTH, ELEVATION = 30.0, 20.0
+"""Of the camera, in degrees: it looks at the front (z) from its right and from above."""
 LIGHT = np.array([0.35, 0.6, 0.7])
 """Direction to the light, as the camera sees it."""
 COLOUR = np.array([120.0, 160.0, 215.0])
@@ -34,7 +34,7 @@ def splatted(
         points = np.concatenate([points, np.zeros((len(points), 1))], 1)
         seen, shade = points, np.full(len(points), 0.6)
     else:
-        turn = _camera()
+        turn = camera(AZIMUTH, ELEVATION)
         seen = points @ turn.T
         if normals is None:
             shade = np.interp(seen[:, 2], (-1, 1), (0.35, 1.0))
@@ -50,9 +50,9 @@ def splatted(
     return picture.round().clip(0, 255).astype(np.uint8)
 
 
-def _camera() -> Float[np.ndarray, "3 3"]:
-    """World to camera: x to the right, y up, z towards the viewer."""
-    c, s = np.cos(AZIMUTH), np.sin(AZIMUTH)
+def camera(azimuth: float, elevation: float) -> Float[np.ndarray, "3 3"]:
+    """World to camera: x to the right, y up, z towards the viewer, who stands `azimuth` degrees from z towards x, and above."""
+    (c, s), up = ((np.cos(a), np.sin(a)) for a in np.deg2rad((azimuth, elevation)))
     around = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
-    c, s = np.cos(ELEVATION), np.sin(ELEVATION)
+    c, s = up
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ around

@@ -4,17 +4,19 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from neuralfield.domains.domain import Domain
 from neuralfield.domains.ensembles import band_scores
 from neuralfield.domains.renders import portrait, splatted
-from neuralfield.domains.surfaces import extracted
+from neuralfield.domains.surface_scores import POINTS, Cloud, surface_scores
+from neuralfield.domains.surfaces import Surface, extracted
 from neuralfield.errors import NeuralfieldError
 from neuralfield.types import Field, Observations
 
-RESOLUTION = 64
+RESOLUTION, COMPARED = 64, 128
+"""Samples along every axis, for pictures, and for scores and meshes: a cell of the second is .016."""
 NEAR = 0.1
 """A point whose true distance is less than this is near: DeepSDF's clamp."""
 ON = 0.02
@@ -60,24 +62,50 @@ class Shape(Domain):
     def score(
         self, field: Field, truth: Observations, samples: Float[Tensor, "S B N V"] | None = None
     ) -> dict[str, Float[Tensor, " B"]]:
-        """`sdf_l1`, the mean error of the distance; `sdf_l1_near` where the true one is below 0.1; `iou` of the volumes.
+        """`sdf_l1`, the mean error of the distance, and `sdf_l1_near` where the true one is below 0.1.
 
         With samples also `crps`, `width90` and `coverage90`. A signal of which nothing is known has no score: NaN.
         """
         truth = truth.to(field.device)
         values = field(truth.coords)
-        error = (values - truth.values).abs()[..., 0]
+        error, told = (values - truth.values).abs()[..., 0], truth.told
+        near = told * (truth.values[..., 0].abs() < NEAR)
+        scores = {name: (error * weight).sum(1) / weight.sum(1) for name, weight in (("sdf_l1", told), ("sdf_l1_near", near))}
+        return scores if samples is None else scores | band_scores(samples, truth.values, told)
 
-        def mean(of: Tensor, weight: Tensor) -> Float[Tensor, " B"]:
-            return (of * weight).sum(1) / weight.sum(1)
+    def compare(self, field: Field, sides: dict[str, Observations]) -> dict[str, dict[str, Float[Tensor, " B"]]]:
+        """`chamfer`, `chamfer_l1`, `fscore`, `normal_consistency` (see `surface_scores`), in units of the cube's half side; `iou`.
 
-        near = truth.weight * (truth.values[..., 0].abs() < NEAR)
-        scores = {"sdf_l1": mean(error, truth.weight), "sdf_l1_near": mean(error, near)}
-        if self.even:
-            known = truth.weight[:, : self.even] > 0
-            ours, theirs = ((each[:, : self.even, 0] < 0) & known for each in (values, truth.values))
-            scores["iou"] = (ours & theirs).sum(1) / (ours | theirs).sum(1)
-        return scores if samples is None else scores | band_scores(samples, truth.values, truth.weight)
+        The truth is the samples of the surface. A point of our surface belongs to the side that the nearest of them is on.
+        Volumes are compared by the points that lie evenly in the cube.
+        """
+        scores: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+        for b in range(len(field)):
+            truths = [_on_surface(side.rows(slice(b, b + 1)).to("cpu")) for side in sides.values()]
+            if not any(len(truth) for truth in truths):
+                continue
+            ours = _cloud(extracted(field.rows(slice(b, b + 1)), COMPARED)[0])
+            where = np.repeat(np.arange(len(truths)), [len(truth) for truth in truths])
+            nearest = Cloud(np.concatenate([truth.points for truth in truths])).nearest(ours)[1]
+            for place, (side, truth) in enumerate(zip(sides, truths, strict=True)):
+                part = ours.rows(where[nearest] == place)
+                scores[side].append(surface_scores(part, truth) if len(truth) else {})
+        volumes = {side: {"iou": self._iou(field, truth.to(field.device))} for side, truth in sides.items() if self.even}
+        return {side: volumes.get(side, {}) | _stacked(each) for side, each in scores.items()}
+
+    @torch.no_grad()
+    def _iou(self, field: Field, truth: Observations) -> Float[Tensor, " B"]:
+        even = truth.span(slice(self.even))
+        known = even.told > 0
+        ours, theirs = ((each[..., 0] < 0) & known for each in (field(even.coords), even.values))
+        return (ours & theirs).sum(1) / (ours | theirs).sum(1)
+
+    @property
+    def solid(self) -> bool:
+        return self.coord_dim == 3
+
+    def surface(self, field: Field, resolution: int | None = None) -> Surface:
+        return extracted(field, resolution or COMPARED)[0]
 
     @torch.no_grad()
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
@@ -89,8 +117,28 @@ class Shape(Domain):
         seen = observations.to("cpu")
         coords = seen.coords.expand(len(seen), -1, -1)
         pictures = []
-        for points, values, weight in zip(coords, seen.values[..., 0], seen.weight, strict=True):
-            on = (weight > 0) & (values == 0)
-            on = on if on.any() else (weight > 0) & (values.abs() < ON)
-            pictures.append(splatted(points[on].numpy()))
+        for points, values, weight in zip(coords, seen.values[..., 0], seen.told, strict=True):
+            pictures.append(splatted(points[_on(values, weight)].numpy()))
         return np.stack(pictures)
+
+
+def _on(values: Float[Tensor, "*N"], weight: Float[Tensor, "*N"]) -> Bool[Tensor, "*N"]:
+    on = (weight > 0) & (values == 0)
+    return on if bool(on.any()) else (weight > 0) & (values.abs() < ON)
+
+
+def _on_surface(observations: Observations) -> Cloud:
+    """The samples on the surface, or near it where none lies on it, of one signal; bounds are no samples."""
+    on = _on(observations.values[0, :, 0], observations.told[0])
+    normals = None if observations.normals is None else observations.normals[0][on].numpy()
+    return Cloud(observations.coords[0][on].numpy(), normals)
+
+
+def _cloud(surface: Surface) -> Cloud:
+    return Cloud(*surface.sample(POINTS, np.random.default_rng(0))) if len(surface) else Cloud(surface.vertices[:0])
+
+
+def _stacked(each: list[dict[str, float]]) -> dict[str, Float[Tensor, " B"]]:
+    """NaN where a signal has no score."""
+    names = list(dict.fromkeys(name for scores in each for name in scores))
+    return {name: torch.tensor([scores.get(name, torch.nan) for scores in each]) for name in names}

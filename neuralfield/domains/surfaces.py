@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from skimage.measure import find_contours, marching_cubes
 
 from neuralfield.types import Field
@@ -14,6 +14,8 @@ from neuralfield.types import Field
 COARSEST = 16
 """Cells along a block at first; blocks that may hold the surface are halved until they have FINEST."""
 FINEST = 2
+STEEPEST = 1.25
+"""Slope that is allowed for: of a distance it is 1, of fitted fields now and then a little more."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ class Surface:
 def extracted(field: Field, resolution: int) -> tuple[Surface, int]:
     """(the surface where a field of one signal is 0, points evaluated), sampled `resolution` times along every axis of [-1, 1]^C.
 
-    Blocks of cells whose value at the centre, read as a distance, leaves no room for the surface are skipped; one cell is allowed
-    for fields that are steeper than distances. The rest is the surface that the whole grid would give.
+    Blocks of cells whose value at the centre, read as a distance, leaves no room for the surface are skipped, with some allowance
+    for fields that are steeper than distances; where the surface leaves the blocks that are left, it is followed. The result is the
+    surface that the whole grid would give.
     """
-    dims = field.coord_dim or 3
-    values, low, evaluated = _sampled(field, resolution, dims)
-    step = 2 / (resolution - 1)
-    return isosurface(values, low * step - 1, step), evaluated
+    samples = _Samples(field, resolution)
+    blocks = samples.refined()
+    values, low = samples.followed(blocks)
+    return isosurface(values, low * samples.step - 1, samples.step), samples.evaluated
 
 
 def isosurface(values: Float[np.ndarray, "*R"], low: Float[np.ndarray, " C"], step: float) -> Surface:
@@ -85,40 +88,73 @@ def isosurface(values: Float[np.ndarray, "*R"], low: Float[np.ndarray, " C"], st
     return Surface(vertices * step + low, elements)
 
 
-def _sampled(field: Field, resolution: int, dims: int) -> tuple[Float[np.ndarray, "*R"], Int[np.ndarray, " C"], int]:
-    """(values on the part of the grid that holds the surface, where that part begins, points evaluated).
+class _Samples:
+    """A field of one signal on a grid, evaluated where it is asked for; elsewhere its sign alone is known."""
 
-    Far from the surface, values have their sign alone.
-    """
-    cells, step, evaluated = resolution - 1, 2 / (resolution - 1), 0
+    def __init__(self, field: Field, resolution: int) -> None:
+        self.field, self.dims, self.cells, self.step = field, field.coord_dim or 3, resolution - 1, 2 / (resolution - 1)
+        self.values = np.full((resolution,) * self.dims, np.nan, np.float32)
+        self.inside = np.zeros(self.values.shape, bool)
+        self.evaluated = 0
 
-    def at(places: Float[np.ndarray, "n C"]) -> Float[np.ndarray, " n"]:
-        nonlocal evaluated
-        evaluated += len(places)
-        found: np.ndarray = field(torch.from_numpy((places * step - 1).astype(np.float32)))[0, :, 0].cpu().numpy()
+    def at(self, places: Int[np.ndarray, "*n C"]) -> Float[np.ndarray, "*n"]:
+        """Values at samples of the grid."""
+        flat = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), self.values.shape)
+        known = self.values.reshape(-1)
+        new = np.unique(flat[np.isnan(known[flat])])
+        where = np.stack(np.unravel_index(new, self.values.shape), 1) * self.step - 1
+        known[new] = self.field(torch.from_numpy(where.astype(np.float32)))[0, :, 0].cpu().numpy()
+        self.evaluated += len(new)
+        found: np.ndarray = known[flat]
         return found
 
-    values = np.ones((resolution,) * dims, np.float32)
-    size = COARSEST
-    blocks = np.stack(np.meshgrid(*[np.arange(0, cells, size)] * dims, indexing="ij"), -1).reshape(-1, dims)
-    while True:
-        found = at(np.minimum(blocks + size / 2, cells))
-        near = np.abs(found) <= (size * dims**0.5 / 2 + 1) * step
-        for block in blocks[~near & (found < 0)]:
-            values[tuple(slice(first, first + size + 1) for first in block)] = -1.0
-        blocks = blocks[near]
-        if size == FINEST:
-            break
-        size //= 2
-        blocks = (blocks[:, None] + size * np.array(list(product((0, 1), repeat=dims)))).reshape(-1, dims)
-        blocks = blocks[(blocks < cells).all(1)]
-    if not len(blocks):
-        return np.zeros((0,) * dims, np.float32), np.zeros(dims, int), evaluated
-    corners = (blocks[:, None] + np.array(list(product(range(FINEST + 1), repeat=dims)))).reshape(-1, dims)
-    flat = np.unique(np.ravel_multi_index(tuple(corners[(corners <= cells).all(1)].T), values.shape))
-    values.flat[flat] = at(np.stack(np.unravel_index(flat, values.shape), 1).astype(np.float64))
-    low, high = blocks.min(0), np.minimum(blocks.max(0) + FINEST, cells)
-    return values[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))], low, evaluated
+    def refined(self) -> Int[np.ndarray, "n C"]:
+        """The first corners of blocks of FINEST cells that may hold the surface; of others the sign is written down."""
+        size = COARSEST
+        blocks = np.stack(np.meshgrid(*[np.arange(0, self.cells, size)] * self.dims, indexing="ij"), -1).reshape(-1, self.dims)
+        while True:
+            found = self.at(np.minimum(blocks + size // 2, self.cells))
+            near = np.abs(found) <= STEEPEST * (size * self.dims**0.5 / 2) * self.step
+            for block in blocks[~near & (found < 0)]:
+                self.inside[tuple(slice(first, first + size + 1) for first in block)] = True
+            blocks = blocks[near]
+            if size == FINEST:
+                return blocks
+            size //= 2
+            blocks = (blocks[:, None] + size * _corners(self.dims, 1)).reshape(-1, self.dims)
+            blocks = blocks[(blocks < self.cells).all(1)]
+
+    def followed(self, blocks: Int[np.ndarray, "n C"]) -> tuple[Float[np.ndarray, "*R"], Int[np.ndarray, " C"]]:
+        """(values on the part of the grid that holds the surface, where that part begins), all of it from these blocks on."""
+        if not len(blocks):
+            return np.zeros((0,) * self.dims, np.float32), np.zeros(self.dims, int)
+        taken = np.zeros((-(-self.cells // FINEST),) * self.dims, bool)
+        new, low, high = blocks, blocks.min(0), blocks.max(0)
+        while len(new):
+            taken[tuple((new // FINEST).T)] = True
+            low, high = np.minimum(low, new.min(0)), np.maximum(high, new.max(0))
+            self.at(np.minimum(new[:, None] + _corners(self.dims, FINEST), self.cells))
+            new = self._beyond(new, taken)
+        values = np.where(np.isnan(self.values), np.where(self.inside, -1.0, 1.0), self.values).astype(np.float32)
+        return values[tuple(slice(a, b + FINEST + 1) for a, b in zip(low, high, strict=True))], low
+
+    def _beyond(self, blocks: Int[np.ndarray, "n C"], taken: Bool[np.ndarray, "*M"]) -> Int[np.ndarray, "m C"]:
+        """Blocks that are not taken yet and into which the surface goes on from these."""
+        found = []
+        for axis, side in product(range(self.dims), (-1, 1)):
+            there = blocks + side * FINEST * np.eye(self.dims, dtype=int)[axis]
+            open_ = (there[:, axis] >= 0) & (there[:, axis] < self.cells)
+            open_[open_] = ~taken[tuple((there[open_] // FINEST).T)]
+            face = _corners(self.dims, FINEST)
+            face = face[face[:, axis] == (FINEST if side > 0 else 0)]
+            signs = self.at(np.minimum(blocks[open_, None] + face, self.cells)) < 0
+            found.append(there[open_][signs.any(1) & ~signs.all(1)])
+        return np.unique(np.concatenate(found), axis=0)
+
+
+def _corners(dims: int, size: int) -> Int[np.ndarray, "n C"]:
+    """The samples of a block of `size` cells."""
+    return np.array(list(product(range(size + 1), repeat=dims)))
 
 
 def _triangles(values: Float[np.ndarray, "x y z"]) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -13,13 +12,12 @@ from torch import Tensor
 import neuralfield.files as files
 from neuralfield.domains.surfaces import extracted
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.export.meshes import ENDINGS, write_mesh
 from neuralfield.export.tables import write_table
 from neuralfield.registry import nearest
 from neuralfield.run import Run
 from neuralfield.signals.roster import Roster
 from neuralfield.types import Field
-
-MESHES = (".ply", ".obj", ".glb", ".stl")
 
 
 def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> tuple[Roster, Float[Tensor, "B D"]]:
@@ -36,8 +34,8 @@ def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> tuple
 def write_decoded(run: Run, roster: Roster, codes: Float[Tensor, "B D"], resolution: int | None, out: Path) -> int:
     """Write what `out`'s ending says; returns the number of points evaluated. Of several meshes each gets a file of its own."""
     writers: dict[str, Callable[[Run, Roster, Field, int | None, Path], int]] = {".png": _png, ".npy": _npy, ".csv": _csv}
-    if run.domain.coord_dim == 3:
-        writers |= dict.fromkeys(MESHES, _mesh)
+    if run.domain.solid:
+        writers |= dict.fromkeys(ENDINGS, _mesh)
     if out.suffix.lower() not in writers:
         raise UsageError(f'{out}: a domain of kind "{run.recipe.domain.kind}" is written as {", ".join(writers)}')
     try:
@@ -77,10 +75,8 @@ def _mesh(run: Run, roster: Roster, field: Field, resolution: int | None, out: P
         evaluated += points
         if not len(surface):
             raise NeuralfieldError(f"the field of {name} is nowhere 0 in [-1, 1]^3, so it has no surface")
-        if roster.frames is not None:
-            surface = surface.framed(roster.frames[row].numpy())
         file = out if len(roster) == 1 else out.with_name(f"{out.stem}-{name.replace('/', '-')}{out.suffix}")
-        trimesh.Trimesh(surface.vertices, surface.elements, process=False).export(file)
+        write_mesh(file, surface, None if roster.frames is None else roster.frames[row].numpy())
     return evaluated
 
 

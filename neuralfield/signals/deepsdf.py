@@ -16,11 +16,11 @@ from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.images import SPLITS, check_split
 from neuralfield.signals.kept import Samples, cache_folder, kept, watched
 from neuralfield.signals.labels import numbered
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.shapes import Sampled, Shapes
 
 SAMPLES, FRAMES = "SdfSamples", "NormalizationParameters"
 """Its folders, each with DATASET/CLASS/ID.npz."""
-VERSION = 1
+VERSION = 2
 """Of what is kept: another number where the same file would be read otherwise."""
 UNCHANGED = [0.0, 0.0, 0.0, 1.0]
 
@@ -61,7 +61,7 @@ def deepsdf(
     root = Path(path).expanduser()
     instances = _chosen(root, split, splits)
     found: list[Instance] = []
-    held: list[tuple[Samples, int, list[float]]] = []
+    held: list[tuple[Sampled, list[float]]] = []
     for instance in watched(instances, "reading samples"):
         try:
             held.append(_held(root, instance, cache_folder(cache)))
@@ -76,8 +76,8 @@ def deepsdf(
         raise NeuralfieldError(f"none of the {len(instances)} files of {root / SAMPLES} holds samples")
     classes = {folder.name for folder in (root / SAMPLES).glob("*/*") if folder.is_dir()}
     labels = torch.from_numpy(numbered([one.category for one in found], classes))
-    samples, outside, frames = zip(*held, strict=True)
-    return Shapes(samples, ids_of(found), torch.tensor(frames, dtype=torch.float64), 0, labels, balanced, list(outside))
+    samples, frames = zip(*held, strict=True)
+    return Shapes(samples, ids_of(found), torch.tensor(frames, dtype=torch.float64), 0, labels, balanced)
 
 
 def read_split(file: Path) -> list[Instance]:
@@ -147,12 +147,12 @@ def _split_file(root: Path, split: str) -> Path | None:
     )
 
 
-def _held(root: Path, instance: Instance, folder: Path) -> tuple[Samples, int, list[float]]:
-    """(samples, how many of them are outside, frame) of a shape."""
+def _held(root: Path, instance: Instance, folder: Path) -> tuple[Sampled, list[float]]:
+    """(samples, frame) of a shape."""
     file = instance.below(root / SAMPLES)
     frame = frame_of(root, instance)
-    samples, outside = kept(folder, _key(file), lambda: _read(file))
-    return samples, outside, frame
+    (samples,), outside = kept(folder, _key(file), lambda: _read(file))
+    return Sampled(samples, outside=outside), frame
 
 
 def _key(file: Path) -> str:
@@ -167,8 +167,8 @@ def _key(file: Path) -> str:
     return hashlib.sha256(repr(("deepsdf", VERSION, held)).encode()).hexdigest()[:32]
 
 
-def _read(file: Path) -> tuple[Samples, int]:
-    """(samples, those outside first; how many are outside)."""
+def _read(file: Path) -> tuple[list[Samples], int]:
+    """([samples, those outside first], how many are outside)."""
     arrays: dict[str, Any] = files.read_npz(file)
     sides = []
     for name in ("pos", "neg"):
@@ -180,7 +180,7 @@ def _read(file: Path) -> tuple[Samples, int]:
         sides.append(side[np.isfinite(side).all(1)].astype(np.float32))
     if not sum(map(len, sides)):
         raise NeuralfieldError("it holds no samples, or all are NaN")
-    return np.concatenate(sides), len(sides[0])
+    return [np.concatenate(sides)], len(sides[0])
 
 
 def _said(array: Float[np.ndarray, "..."] | np.ndarray) -> str:

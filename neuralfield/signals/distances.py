@@ -62,14 +62,20 @@ class Plan:
         if min(self.even, self.surface, self.near) < 0 or self.even + self.surface + self.near < 1 or not self.spread > 0:
             raise ValueError(f"a plan of samples needs numbers of 0 or more and a positive spread, got {self}")
 
-    def take(self, surface: Surface, random: np.random.Generator) -> Float[np.ndarray, "N _"]:
-        """Points and their distances: first the even ones, then those on the surface, then those near it."""
+    def take(
+        self, surface: Surface, random: np.random.Generator
+    ) -> tuple[Float[np.ndarray, "N _"], Float[np.ndarray, "surface C"]]:
+        """(points and their distances, normals of those on the surface).
+
+        First the even ones, then those on the surface, then those near it.
+        """
         dims = surface.vertices.shape[1]
         even = random.uniform(-1, 1, (self.even, dims))
-        on, _ = surface.sample(self.surface, random)
+        on, normals = surface.sample(self.surface, random)
         base, _ = surface.sample(self.near, random)
         wide = np.where(np.arange(self.near) % 2 == 0, 1.0, 0.1**0.5)[:, None]
         near = base + self.spread * wide * random.standard_normal((self.near, dims))
         distance = signed_distance(surface, np.concatenate([even, near]))
         value = np.concatenate([distance[: self.even], np.zeros(self.surface), distance[self.even :]])
-        return np.concatenate([np.concatenate([even, on, near]), value[:, None]], 1).astype(np.float32)
+        samples = np.concatenate([np.concatenate([even, on, near]), value[:, None]], 1)
+        return samples.astype(np.float32), normals.astype(np.float32)

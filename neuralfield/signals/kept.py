@@ -24,15 +24,17 @@ def cache_folder(named: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "neuralfield" / "shapes"
 
 
-def kept(folder: Path, key: str, take: Callable[[], tuple[Samples, Any]]) -> tuple[Samples, Any]:
-    """(float32 samples, JSON about them) by a `key` that says all that they depend on; `take` makes them the first time."""
-    array, about = folder / f"{key}.npy", folder / f"{key}.json"
-    if not (about.exists() and array.exists()):  # the first is written last
-        samples, facts = take()
+def kept(folder: Path, key: str, take: Callable[[], tuple[list[Samples], Any]]) -> tuple[list[Samples], Any]:
+    """(float32 arrays, JSON about them) by a `key` that says all that they depend on; `take` makes them the first time."""
+    about = folder / f"{key}.json"
+    if not about.exists():  # written last
+        arrays, facts = take()
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_npy(array, samples)
-        files.write_json(about, facts)
-    return mapped(array), files.read_json(about)
+        for number, array in enumerate(arrays):
+            files.write_npy(folder / f"{key}-{number}.npy", array)
+        files.write_json(about, [len(arrays), facts])
+    count, facts = files.read_json(about)
+    return [mapped(folder / f"{key}-{number}.npy") for number in range(count)], facts
 
 
 def mapped(file: Path) -> Samples:

@@ -3,46 +3,26 @@
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import trimesh
-from jaxtyping import Float
 
-from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
-from neuralfield.signals.kept import cache_folder, kept, watched
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.kept import Samples, cache_folder, kept, watched
+from neuralfield.signals.mesh_files import PointsOnlyError, Report, normalised, read_mesh
+from neuralfield.signals.scans import scan
+from neuralfield.signals.shapes import Sampled, Shapes
 
 ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
-MARGIN = 1.03
-"""The farthest vertex lies at radius 1 / MARGIN, as in DeepSDF."""
-VERSION = 1
+VERSION = 3
 """Of what is kept: another number where the same mesh would be sampled otherwise."""
 SMALL, LARGE = 0.2, 5.0
 """Ratios of scales within one set beyond which its units are probably mixed."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found in a mesh. `turned`: it was inside out, and was turned."""
-
-    faces: int
-    degenerate: int
-    open_edges: int
-    components: int
-    turned: bool
-
-    def __str__(self) -> str:
-        found = [f"{self.degenerate} faces without area"] * bool(self.degenerate)
-        found += [f"open ({self.open_edges} edges at its border)"] * bool(self.open_edges)
-        found += ["inside out (turned)"] * self.turned
-        return ", ".join(found)
 
 
 def meshes(
@@ -67,6 +47,8 @@ def meshes(
 
     Meshes that are open or inside out are reported in one warning; with `strict` they are refused. With `skip_bad`, files that
     hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
+
+    A single file that holds points and no faces is a scan (`scan`).
     """
     check_split(split)
     plan = Plan(even, surface, near, spread)
@@ -74,13 +56,17 @@ def meshes(
     samples, ids, frames, reports = [], [], [], {}
     for file in watched(found, "sampling meshes"):
         try:
-            values, frame, report = _kept(file, plan, normalise, cache_folder(cache))
+            sampled, frame, report = _kept(file, plan, normalise, cache_folder(cache))
+        except PointsOnlyError:
+            if not root.is_file():
+                raise
+            return scan(path, normalise)
         except NeuralfieldError as error:
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
             warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
             continue
-        samples.append(values)
+        samples.append(sampled)
         ids.append(file.stem)
         frames.append(frame)
         reports[file.name] = report
@@ -91,56 +77,19 @@ def meshes(
     return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
 
 
-def read_mesh(file: Path) -> tuple[Surface, Report]:
-    """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
-    try:
-        mesh = trimesh.load(file, force="mesh", process=True)
-    except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
-        raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
-    vertices, faces = (np.asarray(getattr(mesh, name, ())) for name in ("vertices", "faces"))
-    if not len(faces):
-        raise NeuralfieldError("it holds no faces" + (", only points" if len(vertices) else ""))
-    if not np.isfinite(vertices).all():
-        raise NeuralfieldError("it has vertices that are not finite")
-    surface = Surface(vertices.astype(np.float64), faces.astype(np.int64))
-    flat = surface.sizes <= 1e-12 * np.ptp(vertices, axis=0).max() ** 2
-    if flat.all():
-        raise NeuralfieldError("none of its faces has an area")
-    surface = Surface(surface.vertices, surface.elements[~flat])
-    edges = np.sort(surface.elements[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
-    counts = np.unique(edges, axis=0, return_counts=True)[1]
-    turned = surface.volume < 0
-    if turned:
-        surface = Surface(surface.vertices, surface.elements[:, ::-1])
-    components = trimesh.graph.connected_components(edges, min_len=1)
-    return surface, Report(len(surface), int(flat.sum()), int((counts == 1).sum()), len(components), bool(turned))
-
-
-def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[float]]:
-    """(the surface in the cube, centre and scale): the centre of its box goes to 0, its farthest vertex to radius 1 / MARGIN."""
-    if not normalise:
-        if np.abs(surface.vertices).max() > 1:
-            raise NeuralfieldError("it reaches beyond the cube [-1, 1]^3; let it be normalised, with signals.normalise=true")
-        return surface, [0.0, 0.0, 0.0, 1.0]
-    used = surface.vertices[np.unique(surface.elements)]
-    centre = (used.min(0) + used.max(0)) / 2
-    scale = float(np.linalg.norm(used - centre, axis=1).max()) * MARGIN
-    return Surface((surface.vertices - centre) / scale, surface.elements), [*centre.tolist(), scale]
-
-
-def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Float[np.ndarray, "N _"], list[float], Report]:
+def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Sampled, list[float], Report]:
     """(samples, frame, report) of a mesh, from the cache where it is there."""
     settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
     key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
 
-    def take() -> tuple[Float[np.ndarray, "N _"], dict[str, Any]]:
+    def take() -> tuple[list[Samples], dict[str, Any]]:
         surface, report = read_mesh(file)
         inside, frame = normalised(surface, normalise)
         # seeded by the mesh itself: the same points whatever folder it is in
-        return plan.take(inside, np.random.default_rng(int(key, 16))), {"frame": frame, "report": asdict(report)}
+        return list(plan.take(inside, np.random.default_rng(int(key, 16)))), {"frame": frame, "report": asdict(report)}
 
-    samples, facts = kept(folder, key, take)
-    return samples, facts["frame"], Report(**facts["report"])
+    (values, normals), facts = kept(folder, key, take)
+    return Sampled(values, normals), facts["frame"], Report(**facts["report"])
 
 
 def _find(root: Path, split: str) -> list[Path]:

@@ -9,6 +9,7 @@ from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.signals.curves import Curves
 from neuralfield.signals.images import SPLITS, Images, check_split
 from neuralfield.signals.labels import numbered
+from neuralfield.signals.outlines import outlines
 from neuralfield.signals.signals import Signals
 
 
@@ -20,11 +21,12 @@ def npz(
     channels: int | None = None,
     log: bool = False,
 ) -> Signals:
-    """Images or curves.
+    """Images, curves or closed outlines.
 
     `images` [n, h, w] or [n, h, w, channels] (uint8 means / 255, floating point as it is) and optionally `labels` [n];
     or times `t` [T] or [n, T], values `x` [n, T] or [n, T, channels] (NaN where not observed) and optionally labels `y` [n], whole
-    numbers or words. `pad`, `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
+    numbers or words; or outlines `points` [sum n, 2] and `offsets` [count + 1], with `names` [count] if there are any. `pad`,
+    `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
 
     `images_train`, `labels_train`, `x_test` and so on hold splits; without them all is `train` and `test` alike.
     """
@@ -41,7 +43,9 @@ def npz(
                     raise UsageError("signals.pad, resize and channels are for images, and these are curves")
                 curves = _curves(archive, key, split)
                 return curves.logarithmic() if log else curves
-            wanted = f"images or images_{split} (for curves: t and x or x_{split})"
+            if "offsets" in archive.files and "points" in archive.files:
+                return _outlines(archive, split)
+            wanted = f"images or images_{split} (for curves: t and x or x_{split}; for outlines: points and offsets)"
             raise NeuralfieldError(f"there is no array {wanted}; there are: {', '.join(archive.files) or 'none'}")
     except NeuralfieldError as error:
         raise type(error)(f"{file}: {error}") from error
@@ -62,6 +66,17 @@ def _curves(archive: NpzFile, key: str, split: str) -> Curves:
     if not len(x):
         raise NeuralfieldError(f'array "{key}" holds no curves')
     return Curves.from_arrays(t, x, _ids(len(x), key == "x", split), _classes(archive, key.replace("x", "")))
+
+
+def _outlines(archive: NpzFile, split: str) -> Signals:
+    points, offsets = _array(archive, "points"), _array(archive, "offsets")
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise NeuralfieldError(f'array "points" must hold points [n, 2] of outlines, got {list(points.shape)}')
+    if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
+        raise NeuralfieldError(f'array "offsets" must rise from 0 to the number of points, {len(points)}, one more than outlines')
+    count = len(offsets) - 1
+    names = [str(name) for name in archive["names"]] if "names" in archive.files else _ids(count, True, split)
+    return outlines(points, offsets, names)
 
 
 def _ids(count: int, whole: bool, split: str) -> list[str]:

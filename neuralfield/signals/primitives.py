@@ -11,7 +11,7 @@ from neuralfield.errors import UsageError
 from neuralfield.registry import nearest
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.shapes import Sampled, Shapes
 
 COUNTS = {"train": 64, "test": 16}
 CELLS = 48
@@ -47,12 +47,12 @@ def primitives(
         raise UsageError(f"signals.count must be at least 1, got {count}")
     families, plan = list(FAMILIES), Plan(even, surface, near, spread)
     labels = [i % len(families) if family == "all" else families.index(family) for i in range(count)]
-    samples = []
+    taken = []
     for i, label in enumerate(labels):
         random = np.random.default_rng([seed, SPLITS.index(split), i, label])
-        samples.append(plan.take(_surface(FAMILIES[families[label]](random)), random))
+        taken.append(plan.take(_surface(FAMILIES[families[label]](random)), random))
     ids = [f"{split}-{i:03d}-{families[label]}" for i, label in enumerate(labels)]
-    return Shapes(samples, ids, even=even, labels=torch.tensor(labels), balanced=balanced)
+    return Shapes([Sampled(*each) for each in taken], ids, even=even, labels=torch.tensor(labels), balanced=balanced)
 
 
 def _surface(distance: Callable[[Points], Values]) -> Surface:

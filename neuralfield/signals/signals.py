@@ -16,6 +16,7 @@ from neuralfield.signals.roster import Roster
 from neuralfield.types import Observations
 
 ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz", ".csv": "csv"}
+ENDINGS |= dict.fromkeys((".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae"), "meshes") | {".xyz": "scan"}
 """A path to a single file is a source too; its ending names the kind."""
 
 CHOOSING = ("path", "split", "splits", "limit", "skip_bad")

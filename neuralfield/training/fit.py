@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.inference.thinning import thinned
 from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
@@ -111,7 +112,9 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
 def _initialise(state: Session, epochs: int) -> None:
     """First codes; where a linear model gave them, the other parts may begin with it too."""
     model = state.model
-    basis = model.source.initialise(lambda: state.signals.batches(1024), generator(state.seed, INITIALISING))
+    points = state.recipe.inference.points
+    batches = lambda: (thinned(batch, points) for batch in state.signals.batches(1024))  # noqa: E731
+    basis = model.source.initialise(batches, generator(state.seed, INITIALISING))
     basis = None if basis is None else basis.to(model.source.codes.device)
     begun = basis is not None and model.decoder.adopt(basis)
     if not epochs and not begun:
