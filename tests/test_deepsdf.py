@@ -25,7 +25,7 @@ from neuralfield.export.deepsdf import read_experiment, write_experiment
 from neuralfield.latents.bank import Bank
 from neuralfield.recipe import Recipe, Training, build
 from neuralfield.seeds import generator
-from neuralfield.signals.shapes import Shapes
+from neuralfield.signals.shapes import Sampled, Shapes
 from neuralfield.signals.signals import Signals, load
 from neuralfield.training.batches import Batches
 from neuralfield.training.interrupt import InterruptedFitError
@@ -289,7 +289,10 @@ def test_a_fit_takes_the_steps_of_deepsdfs_own_training() -> None:
     optimisers = Optimisers(dense_adam(model.source.parameters()), torch.optim.Adam(model.decoder.parameters()))
     steps = epochs * 3
     for _ in train(model, optimisers, Joint(), Whole(shapes), recipe.training, Position(), 0, lambda at: at.steps / steps):
-        assert model.objective.ramp == 1  # between steps, searches see the whole prior
+        # between steps, searches and pictures see the whole prior and no dropout
+        assert model.objective.ramp == 1
+        assert not model.decoder.training
+        assert not model.source.training
     adam = torch.optim.Adam([{"params": plain.parameters()}, {"params": codes.parameters()}])
     for epoch in range(1, epochs + 1):
         for group, rate in zip(adam.param_groups, (1e-3, 1e-3), strict=True):
@@ -488,6 +491,25 @@ def test_a_balanced_draw_of_a_shape_without_an_inside_takes_what_there_is(folder
     batch = load(f"deepsdf:{folder}", balanced=True).batch(torch.tensor([3]), 20, torch.Generator().manual_seed(0))
     assert batch.values.shape == (1, 20, 1)
     assert (batch.values >= 0).all()
+
+
+def test_scores_look_at_a_part_of_very_many_samples_and_at_all_even_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralfield.signals.shapes.MOST", 100)
+    shapes = Shapes([ball(0.5, 300), ball(0.6, 100)], even=40)
+    truth = shapes.truth(torch.arange(2))
+    assert truth.weight.sum(1).tolist() == [40 + 87, 100]  # whoever else is in the batch
+    assert torch.equal(truth.coords[:, :40], shapes.batch(torch.arange(2)).coords[:, :40])
+    assert torch.equal(truth.coords[0, 40:], torch.from_numpy(ball(0.5, 300)[40::3, :3]))
+
+
+def test_normals_and_empty_points_keep_their_places_in_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralfield.signals.shapes.MOST", 100)
+    values, normals = ball(0.5, 300), np.random.default_rng(1).standard_normal((50, 3)).astype(np.float32)
+    shapes = Shapes([Sampled(values, normals, empty=30)], even=40)
+    truth, whole = shapes.truth(torch.tensor([0])), shapes.batch(torch.tensor([0]))
+    for name in ("coords", "values", "normals", "relation"):
+        every = getattr(whole, name)
+        assert torch.equal(getattr(truth, name), torch.cat([every[:, :40], every[:, 40::3]], 1)), name
 
 
 @pytest.mark.parametrize("source", ["primitives"])
