@@ -132,9 +132,18 @@ Decode = Callable[[Tensor, Tensor], Tensor]
 """(code [1, D], coords [N, 3]) -> distances [N]."""
 
 
-def reconstruct(decode: Decode, samples: Tensor, latent: int, steps: int = 800, count: int = 8000, rate: float = 5e-3) -> Tensor:
+def reconstruct(
+    decode: Decode,
+    samples: Tensor,
+    latent: int,
+    steps: int = 800,
+    count: int = 8000,
+    rate: float = 5e-3,
+    empty: Tensor | None = None,
+) -> Tensor:
     """The code [1, latent] of one shape of which `samples` [N, 4] are known: half of a step's samples outside, half inside.
 
+    Points `empty` [M, 3] are known to be outside: distances below 0 cost their size (the paper's section 6.3, of depth maps).
     Weights that need no gradient get none here, which DeepSDF's own script computes and throws away.
     """
     shuffled = samples[torch.randperm(len(samples))]
@@ -147,6 +156,9 @@ def reconstruct(decode: Decode, samples: Tensor, latent: int, steps: int = 800, 
         adam.zero_grad()
         found = decode(code, drawn[:, :3]).clamp(-CLAMP, CLAMP)
         loss = (found - drawn[:, 3].clamp(-CLAMP, CLAMP)).abs().mean() + 1e-4 * code.square().mean()
+        if empty is not None and len(empty):
+            some = empty[(torch.rand(count // 2) * len(empty)).long()]
+            loss = loss + decode(code, some).clamp(-CLAMP, 0).abs().mean()
         loss.backward()
         adam.step()
     return code.detach()

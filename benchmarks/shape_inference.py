@@ -26,7 +26,7 @@ from torch import Tensor
 
 import neuralfield as nf
 from neuralfield.domains.surfaces import Surface
-from neuralfield.signals.meshes import normalised, read_mesh
+from neuralfield.signals.mesh_files import normalised, read_mesh
 
 RATES = (5e-3, 5e-2)
 """DeepSDF's rate for its search, and one for codes that are ten times longer, as ours are."""
@@ -35,8 +35,6 @@ TRIED = 2
 FASTER, EVALUATIONS, GAP = 30.0, 25.0, 1.5
 """Targets: of reconstruction in CPU seconds and evaluations, of the error on unseen shapes against training shapes."""
 
-SINGLE = ("latents.init=normal", "training.batch=1", "training.points=4096")
-"""How one mesh alone is fitted by the recipe `shape`; a recipe for single signals belongs here when there is one."""
 FEW = 5000
 """Points on each surface when all are compared with all."""
 
@@ -50,15 +48,16 @@ class Searched:
     rate: float
 
 
-def searched(run: nf.Run, samples: Sequence[Tensor], sizes: Sizes) -> Searched:
+def searched(run: nf.Run, samples: Sequence[Tensor], sizes: Sizes, empty: Sequence[Tensor | None] | None = None) -> Searched:
     """DeepSDF's search, one shape at a time, on as many as the time allows, at the better of two rates."""
+    empty = [None] * len(samples) if empty is None else empty
 
     def decode(code: Tensor, coords: Tensor) -> Tensor:
         return run.decoder(code, coords[None])[0, :, 0]
 
     def one(i: int, rate: float) -> Tensor:
         torch.manual_seed(i)
-        return reconstruct(decode, samples[i], run.codes.shape[1], sizes.adam_steps, rate=rate)
+        return reconstruct(decode, samples[i], run.codes.shape[1], sizes.adam_steps, rate=rate, empty=empty[i])
 
     def error(i: int, code: Tensor) -> float:
         at = distances_of(run, code)(0, samples[i][:, :3])
@@ -152,7 +151,7 @@ def singles(sizes: Sizes, report: Report) -> None:
     report.say(
         "## Single meshes, each fitted alone",
         "",
-        f"Recipe `shape` with {', '.join(SINGLE)}; chamfer x 1e3 as above.",
+        "Recipe `shape-single`; chamfer x 1e3 as above.",
         "",
     )
     files = sorted((data_folder() / "meshes" / "singles").glob("*.ply"))[: sizes.singles]
@@ -160,7 +159,7 @@ def singles(sizes: Sizes, report: Report) -> None:
     found, rows = [], []
     for file, truth in zip(files, truths, strict=True):
         with timed() as clock:
-            run = nf.fit(f"meshes:{file}", recipe="shape", settings=[*SINGLE, *sizes.settings])
+            run = nf.fit(f"meshes:{file}", recipe="shape-single", settings=list(sizes.settings))
         found.append(decoded(run, run.codes[0], sizes.resolution))
         error, least = surface_chamfer(found[-1], truth, sizes.surface), floor(truth, sizes.surface)
         near = run.facts["scores"]["train"]["sdf_l1_near"]

@@ -18,7 +18,7 @@ from torch import Tensor
 import neuralfield as nf
 from neuralfield.domains.surfaces import Surface, extracted
 from neuralfield.signals.distances import Plan
-from neuralfield.signals.meshes import normalised, read_mesh
+from neuralfield.signals.mesh_files import normalised, read_mesh
 
 DEEPSDF_SPREAD = 0.005**0.5
 """DeepSDF's samples near the surface: variances .005 and .0005, in turn; the other 6 % lie evenly in the cube."""
@@ -143,7 +143,7 @@ class Collection:
         """[count, 4] points of a shape and their distances, distributed as DeepSDF's samples."""
         even = round(EVEN * count)
         random = np.random.default_rng([seed, i])
-        return random.permutation(Plan(even, 0, count - even, DEEPSDF_SPREAD).take(self.surfaces[i], random))
+        return random.permutation(Plan(even, 0, count - even, DEEPSDF_SPREAD).take(self.surfaces[i], random)[0])
 
 
 @lru_cache(maxsize=8)
