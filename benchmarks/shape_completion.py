@@ -78,8 +78,8 @@ def _completion(name: str, what: str, sizes: Sizes, report: Report) -> None:
     report.target(f"{title}: better than Adam and than the nearest.", f"{ratio:.2f} x and {better:.2f} x", max(ratio, better) < 1)
     coverage = done.means()["hidden"]["coverage90"]
     report.say(
-        f"Calibrated on {calibrated.signals} training shapes: temperature {calibrated.temperature:g}, {calibrated.coverage90:.1%} of "
-        "their hidden values are held.",
+        f"Calibrated on {calibrated.signals} training shapes: temperature {calibrated.temperature:g}, {calibrated.coverage90:.1%} "
+        "of their hidden values are held.",
         "",
     )
     held = f"{title}: 90 % bands hold {COVERED[0]:.0%} to {COVERED[1]:.0%} of the hidden distances."

@@ -18,7 +18,7 @@ from skimage.measure import marching_cubes
 import neuralfield as nf
 from neuralfield.domains.surfaces import Surface, extracted
 from neuralfield.signals.distances import signed_distance
-from neuralfield.signals.meshes import normalised, read_mesh
+from neuralfield.signals.mesh_files import normalised, read_mesh
 
 RADIUS = 0.9
 SHARE, SAME, ROUND = 0.04, 1e-6, 1e-4

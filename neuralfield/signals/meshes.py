@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
 from neuralfield.signals.kept import Samples, cache_folder, kept, watched
@@ -36,6 +36,7 @@ def meshes(
     strict: bool = False,
     skip_bad: bool = False,
     balanced: bool = False,
+    mirror: str | None = None,
     cache: str | None = None,
 ) -> Shapes:
     """The meshes of the folder or file `path`, in sorted order, each named by its file without the ending.
@@ -47,10 +48,14 @@ def meshes(
 
     Meshes that are open or inside out are reported in one warning; with `strict` they are refused. With `skip_bad`, files that
     hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
+    With `mirror`, an axis x, y or z, each shape comes a second time, mirrored across it: where the mirror image of
+    a shape could be another of them, a fit learns more from the same files. Signals that a run infers are never mirrored.
 
     A single file that holds points and no faces is a scan (`scan`).
     """
     check_split(split)
+    if mirror not in (None, "x", "y", "z"):
+        raise UsageError(f'signals.mirror must be an axis, "x", "y" or "z", got {mirror!r}')
     plan = Plan(even, surface, near, spread)
     root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
     samples, ids, frames, reports = [], [], [], {}
@@ -74,7 +79,8 @@ def meshes(
         raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
     _tell(root, reports, strict)
     _tell_of_units(root, ids, frames)
-    return Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
+    shapes = Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
+    return shapes if mirror is None else shapes.with_mirrored("xyz".index(mirror))
 
 
 def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Sampled, list[float], Report]:

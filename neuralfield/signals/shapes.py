@@ -22,16 +22,33 @@ class Sampled:
     """Points of one shape with their signed distances, `values` [N, C + 1]; they may be a memory map.
 
     `normals` [M, C], where they are known, are those of the surface in the first M points after the `even` ones of `Shapes`. Of the
-    last `empty` points it is known only that they are outside. The first `outside` are those outside, where that is known.
+    last `empty` points it is known only that they are outside. The first `outside` are those outside, where that is known. Where an
+    axis `mirrored` is named, all of it counts turned round along it.
     """
 
     values: Float[np.ndarray, "N _"]
     normals: Float[np.ndarray, "M C"] | None = None
     empty: int = 0
     outside: int | None = None
+    mirrored: int | None = None
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def rows(self, which: Int[np.ndarray, " n"] | slice) -> Float[np.ndarray, "n _"]:
+        """Some points with their distances."""
+        return self._turned(self.values[which])
+
+    @property
+    def directions(self) -> Float[np.ndarray, "M C"] | None:
+        """The normals."""
+        return None if self.normals is None else self._turned(self.normals)
+
+    def _turned(self, vectors: Float[np.ndarray, "n _"]) -> Float[np.ndarray, "n _"]:
+        copy = np.array(vectors)
+        if self.mirrored is not None:
+            copy[:, self.mirrored] *= -1
+        return copy
 
     def drawn(self, shares: Float[np.ndarray, " n"], balanced: bool) -> Int[np.ndarray, " n"]:
         """Numbers of points from numbers in [0, 1): of all, or `balanced`, the first half of those outside, the others inside."""
@@ -54,7 +71,7 @@ class Sampled:
             return self
         rows = np.concatenate([np.arange(even), np.arange(even, len(self), step)])
         normals = None if self.normals is None else self.normals[::step]
-        return Sampled(self.values[rows], normals, int((rows >= len(self) - self.empty).sum()))
+        return Sampled(self.values[rows], normals, int((rows >= len(self) - self.empty).sum()), mirrored=self.mirrored)
 
 
 class Shapes(Signals):
@@ -89,6 +106,8 @@ class Shapes(Signals):
             if not len(part):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.even, self.labels, self.balanced, self.dims = even, labels, balanced, widths.pop() - 1
+        self.gap = 0
+        """Places after the even points of whole shapes that stay empty, for a run that expects more of them."""
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -97,9 +116,11 @@ class Shapes(Signals):
         return {"dims": self.dims, "even": self.even}
 
     def like(self, arguments: dict[str, Any]) -> "Shapes":
-        # how the distances of new shapes were sampled does not matter to a run
+        # how the distances of new shapes were sampled does not matter to a run, but which of them lie evenly does
         super().like({**self.domain_arguments, "dims": arguments.get("dims")})
-        return self
+        other = self.select(torch.arange(len(self)))
+        other.gap = max(0, arguments.get("even", 0) - self.even)
+        return other
 
     def facts(self) -> dict[str, Any]:
         counts = [len(part) for part in self.samples]
@@ -112,22 +133,29 @@ class Shapes(Signals):
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
             shares = torch.rand(len(parts), points, generator=generator, dtype=torch.float64).numpy()
             drawn = np.stack([part.drawn(share, self.balanced) for part, share in zip(parts, shares, strict=True)])
-            values = np.stack([part.values[each] for part, each in zip(parts, drawn, strict=True)])
+            values = np.stack([part.rows(each) for part, each in zip(parts, drawn, strict=True)])
             weight = (counts[:, None] / points).expand(-1, points).float()
             return self._observed(index, values, weight, torch.from_numpy(drawn))
-        values = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
-        normals = torch.zeros(len(parts), values.shape[1], self.dims)
+        return self._whole(index, parts, counts)
+
+    def _whole(self, index: Int[Tensor, " B"], parts: list[Sampled], counts: Int[Tensor, " B"]) -> Observations:
+        number = torch.arange(int(counts.max()))
+        place = number + self.gap * (number >= self.even)
+        values = np.zeros((len(parts), len(number) + self.gap, self.dims + 1), np.float32)
+        normals, rows = torch.zeros(len(parts), values.shape[1], self.dims), torch.zeros(values.shape[:2], dtype=torch.long)
+        weight = torch.zeros(values.shape[:2])
         for b, part in enumerate(parts):
-            values[b, : len(part)] = part.values
-            if part.normals is not None:
-                normals[b, self.even : self.even + len(part.normals)] = torch.from_numpy(np.array(part.normals))
-        rows = torch.arange(values.shape[1]).expand(len(parts), -1)
+            own = place[: len(part)]
+            values[b, own], rows[b, own], weight[b, own] = part.rows(slice(None)), number[: len(part)], 1.0
+            if part.directions is not None:
+                normals[b, own[self.even : self.even + len(part.directions)]] = torch.from_numpy(part.directions)
         known = any(part.normals is not None for part in parts)
-        return self._observed(index, values, (rows < counts[:, None]).float(), rows, normals if known else None)
+        return self._observed(index, values, weight, rows, normals if known else None)
 
     def truth(self, index: Int[Tensor, " B"]) -> Observations:
         """All that is known of some shapes; of those with more than `MOST` samples a part that says as much."""
         some = Shapes([self.samples[i].thinned(self.even) for i in index.tolist()], even=self.even)
+        some.gap = self.gap
         return replace(some.batch(torch.arange(len(index))), index=index)
 
     def _observed(
@@ -149,5 +177,15 @@ class Shapes(Signals):
     def select(self, index: Int[Tensor, " m"]) -> Self:
         rows = index.tolist()
         labels = None if self.labels is None else self.labels[index]
-        chosen = [self.samples[i] for i in rows]
-        return type(self)(chosen, [self.ids[i] for i in rows], self.frames[index], self.even, labels, self.balanced)
+        chosen = type(self)(
+            [self.samples[i] for i in rows], [self.ids[i] for i in rows], self.frames[index], self.even, labels, self.balanced
+        )
+        chosen.gap = self.gap
+        return chosen
+
+    def with_mirrored(self, axis: int) -> Self:
+        """Each shape twice, the second time mirrored at the plane through the centre of its box across an axis."""
+        labels = None if self.labels is None else torch.cat([self.labels, self.labels])
+        turned = [replace(part, mirrored=axis) for part in self.samples]
+        ids = [*self.ids, *(f"{name}-mirrored" for name in self.ids)]
+        return type(self)([*self.samples, *turned], ids, self.frames.repeat(2, 1), self.even, labels, self.balanced)

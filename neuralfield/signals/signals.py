@@ -19,7 +19,7 @@ ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz",
 ENDINGS |= dict.fromkeys((".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae"), "meshes") | {".xyz": "scan"}
 """A path to a single file is a source too; its ending names the kind."""
 
-CHOOSING = ("path", "split", "splits", "limit", "skip_bad")
+CHOOSING = ("path", "split", "splits", "limit", "skip_bad", "mirror")
 """Settings that choose signals; the others prepare them, and a run hands those on to the signals it infers."""
 
 
