@@ -41,17 +41,27 @@ class Objective(nn.Module, ABC):
 class MAP(Objective):
     """-log p(values | z) - log p(z): nats are summed over what was seen, and the prior counts once per signal.
 
-    `weight_l2` adds weight_l2 * |decoder weights|^2 to the mean of `Loss.total` over a batch, as `Loss.batch`.
+    `weight_l2` adds weight_l2 * |decoder weights|^2 to the mean of `Loss.total` over a batch, as `Loss.batch`; while a decoder
+    trains, `eikonal` adds eikonal * the mean of (|gradient of the field by its coordinates| - 1)^2 over the batch's points (Gropp
+    et al. 2020): fields of signed distances have slope 1.
     `temperature` divides the nats of what was seen: more than 1 where points err together, and say less than they seem to.
     """
 
     def __init__(
-        self, measurement: Measurement, likelihood: Likelihood, prior: Prior, weight_l2: float = 0.0, temperature: float = 1.0
+        self,
+        measurement: Measurement,
+        likelihood: Likelihood,
+        prior: Prior,
+        weight_l2: float = 0.0,
+        temperature: float = 1.0,
+        eikonal: float = 0.0,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"objective.temperature must be positive, got {temperature}")
-        self.temperature = temperature
+        if weight_l2 < 0 or eikonal < 0:
+            raise ValueError(f"objective.weight_l2 and eikonal must be 0 or more, got {weight_l2} and {eikonal}")
+        self.temperature, self.eikonal = temperature, eikonal
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
         self.points = measurement.points
         self.shift: Float[Tensor, "n D"] | None = None
@@ -60,9 +70,10 @@ class MAP(Objective):
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         latent = source(observations)
-        data = self.nats(self.predict(latent.sample(generator), decoder, observations), observations)
+        z = latent.sample(generator)
+        data = self.nats(self.predict(z, decoder, observations), observations)
         prior = self.ramp * self.prior.cost(self.moved(latent, observations))
-        return Loss(data.sum(1), prior, observations.observed, self._weight_penalty(decoder))
+        return Loss(data.sum(1), prior, observations.observed, self._decoder_penalty(z, decoder, observations))
 
     def moved(self, latent: Latent, observations: Observations) -> Latent:
         """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""
@@ -91,8 +102,18 @@ class MAP(Objective):
         each = each if unmet is None else each * unmet
         return each * (observations.weight / self.temperature)[..., None]
 
-    def _weight_penalty(self, decoder: Decoder) -> Tensor:
+    def _decoder_penalty(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, ""]:
+        """What a decoder that trains pays beside the data."""
         trained = [p for p in decoder.parameters() if p.requires_grad and p.ndim > 1]
-        if not self.weight_l2 or not trained:
-            return torch.zeros(())
-        return self.weight_l2 * torch.stack([p.square().sum() for p in trained]).sum()
+        penalty = torch.zeros((), device=z.device)
+        if self.weight_l2 and trained:
+            penalty = penalty + self.weight_l2 * torch.stack([p.square().sum() for p in trained]).sum()
+        if self.eikonal and trained and torch.is_grad_enabled():
+            penalty = penalty + self.eikonal * (self._steepness(z, decoder, observations) - 1).square().mean()
+        return penalty
+
+    def _steepness(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, "B N"]:
+        """|gradient of the field's first value by its coordinates| at the observed points."""
+        coords = observations.coords.detach().expand(len(z), -1, -1).clone().requires_grad_()
+        values = decoder.evaluate(decoder.condition(z), coords)[..., 0]
+        return torch.autograd.grad(values.sum(), coords, create_graph=True)[0].norm(dim=-1)
