@@ -71,7 +71,8 @@ class Part(BaseModel):
 class Inference(Part):
     """The solver (`kind`), and what every solver needs beside it.
 
-    A search begins from `starts` codes of each signal, and looks at `points` of its points, drawn at random, or at all.
+    A search begins from `starts` codes of each signal, and looks at `points` of its points, drawn at random, or at all; at first,
+    with `coarse`, at so many of them, which brings it most of the way for a fraction of the work.
     `samples` are drawn of every completion, for its mean and band, from the `posterior`: "laplace", "randomised" or "langevin".
     """
 
@@ -82,6 +83,7 @@ class Inference(Part):
     posterior: str = "laplace"
     batch: int = Field(default=256, ge=1)
     points: int | None = Field(default=None, ge=1)
+    coarse: int | None = Field(default=None, ge=1)
     samples: int = Field(default=0, ge=0)
 
 

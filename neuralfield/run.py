@@ -19,7 +19,7 @@ from neuralfield.inference.laplace import gaussian
 from neuralfield.inference.oriented import oriented
 from neuralfield.inference.posterior import Approximation, Posterior
 from neuralfield.inference.quadratic import quadratic
-from neuralfield.inference.restarts import search
+from neuralfield.inference.restarts import coarse_search, search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
 from neuralfield.inference.thinning import thinned
@@ -164,6 +164,9 @@ class Run:
             starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
             if separate:
                 batch = batch.without_unseen()
+            if settings.coarse is not None and not solver.exact and batch.weight.shape[1] > settings.coarse:
+                starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
+                work = work + more
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if calibrated and estimate.posterior is not None and not solver.exact:
                 estimate = replace(estimate, posterior=estimate.posterior.flattened(float(self.calibration.evidence)))
