@@ -153,7 +153,7 @@ def steps(sizes: Sizes, report: Report) -> None:
         f"## One training step, {shapes} shapes x {points} points, clamped L1, tanh",
         "",
         f"Median of {sizes.repeats} interleaved repeats, CPU seconds. DeepSDF's loop concatenates the code at every point and",
-        "moves all codes; ours is the step of the toolkit: `concat` (conditioned once), weight norm, RowAdam. Samples are in memory.",
+        "moves all codes; ours is the step of the toolkit: `concat` conditioned once, weight norm, RowAdam. Samples lie in memory.",
         "",
     )
     for width, depth, latent, skip in sizes.sides:

@@ -2,13 +2,14 @@
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 from torch.nn.utils.parametrizations import weight_norm as normed
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures, Linears
+from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures, Linears, shifted
 
 
 class Concat(Decoder):
@@ -73,7 +74,7 @@ class Concat(Decoder):
             if layer in self.entries:
                 from_h, _, from_t = self._split(layer)
                 shift = conditioning[self.entries.index(layer)]
-                h = linear(t, from_t) + shift if layer == 0 else linear(h, from_h) + linear(t, from_t) + shift
+                h = shifted(t, from_t, shift) if layer == 0 else _entered(h, t, from_h, from_t, shift)
             else:
                 h = module(h)
             h = self.activation(h)
@@ -88,3 +89,10 @@ class Concat(Decoder):
         hidden = weight.shape[1] - self.code_dim - self.features.out_dim
         from_h, from_z, from_t = weight.split([hidden, self.code_dim, self.features.out_dim], 1)
         return from_h, from_z, from_t
+
+
+def _entered(h: Tensor, t: Tensor, from_h: Tensor, from_t: Tensor, shift: Tensor) -> Float[Tensor, "B N M"]:
+    """A layer's output where the coordinates enter again."""
+    if len(t) == len(h):
+        return shifted(torch.cat([h, t], 2), torch.cat([from_h, from_t], 1), shift)
+    return shifted(h, from_h, shift) + linear(t, from_t)
