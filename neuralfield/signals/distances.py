@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from neuralfield.domains.surfaces import Surface
+from neuralfield.errors import UsageError
 
 INSIDE = 0.5
 """Winding number above which a point is inside: half of a closed surface's."""
@@ -60,7 +61,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.even, self.surface, self.near) < 0 or self.even + self.surface + self.near < 1 or not self.spread > 0:
-            raise ValueError(f"a plan of samples needs numbers of 0 or more and a positive spread, got {self}")
+            asked = f"even {self.even}, surface {self.surface}, near {self.near}, spread {self.spread}"
+            raise UsageError(f"signals need 0 or more samples of each kind, 1 in all, and a positive spread; got {asked}")
 
     def take(
         self, surface: Surface, random: np.random.Generator
