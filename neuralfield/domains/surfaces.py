@@ -67,14 +67,16 @@ class Surface:
 
 
 @torch.no_grad()
-def extracted(field: Field, resolution: int) -> tuple[Surface, int]:
-    """(the surface where a field of one signal is 0, points evaluated), sampled `resolution` times along every axis of [-1, 1]^C.
+def extracted(field: Field, resolution: int, dims: int = 3) -> tuple[Surface, int]:
+    """(the surface where a field of one signal is 0, points evaluated).
+
+    The field is sampled `resolution` times along every axis of [-1, 1]^dims.
 
     Blocks of cells whose value at the centre, read as a distance, leaves no room for the surface are skipped, with some allowance
     for fields that are steeper than distances; where the surface leaves the blocks that are left, it is followed. The result is the
     surface that the whole grid would give.
     """
-    samples = _Samples(field, resolution)
+    samples = _Samples(field, resolution, dims)
     blocks = samples.refined()
     values, low = samples.followed(blocks)
     return isosurface(values, low * samples.step - 1, samples.step), samples.evaluated
@@ -95,8 +97,8 @@ def isosurface(values: Float[np.ndarray, "*R"], low: Float[np.ndarray, " C"], st
 class _Samples:
     """A field of one signal on a grid, evaluated where it is asked for; elsewhere NaN."""
 
-    def __init__(self, field: Field, resolution: int) -> None:
-        self.field, self.dims, self.cells, self.step = field, field.coord_dim or 3, resolution - 1, 2 / (resolution - 1)
+    def __init__(self, field: Field, resolution: int, dims: int) -> None:
+        self.field, self.dims, self.cells, self.step = field, dims, resolution - 1, 2 / (resolution - 1)
         self.values = np.full((resolution,) * self.dims, np.nan, np.float32)
         self.evaluated = 0
 

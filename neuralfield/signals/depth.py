@@ -18,7 +18,7 @@ DISTANCE = 3.0
 CELL, REACH = 0.05, 2.0
 """Side of the depth map's pixels, and half its width, in units of the plane through the origin: a few surface samples a pixel."""
 SLACK = 0.15
-"""Depth within a pixel of a surface that is seen: three times its side, a slope of about 70 degrees."""
+"""Depth within a pixel of a surface that is seen: three times its side, a slope of about 70 degrees. To its neighbours, twice."""
 ON = 0.01
 """Where no sample lies on the surface itself, those this near to it stand for it."""
 
@@ -47,13 +47,13 @@ class Depth(Mask):
         outside = torch.where(known, value > 0, seen & (value >= 0)) & ~on
         pixel, depth = self._projected(observations.coords.expand(len(observations), -1, -1))
         depths = _depth_map(pixel, depth.masked_fill(~on, torch.inf))
-        front = on & (depth <= depths.flatten(1).gather(1, pixel) + SLACK)
+        # samples are points, and what lies between them hides too
+        around = -max_pool2d(-depths, 3, 1, 1).flatten(1).gather(1, pixel)
+        front = on & (depth <= depths.flatten(1).gather(1, pixel) + SLACK) & (depth <= around + 2 * SLACK)
         if observations.normals is not None:
             to_camera = self._eye(depth) - observations.coords
             unknown = (observations.normals == 0).all(-1)
             front &= unknown | ((observations.normals * to_camera).sum(-1) > 0)
-        # samples are points, and what lies between them hides too; what is inside is never seen to be empty
-        around = -max_pool2d(-depths, 3, 1, 1).flatten(1).gather(1, pixel)
         return front, outside & (depth < around)
 
     def _projected(self, coords: Float[Tensor, "B N 3"]) -> tuple[Tensor, Tensor]:
