@@ -31,7 +31,6 @@ def kept(folder: Path, key: str, take: Callable[[], tuple[list[Samples], Any]]) 
     about = folder / f"{key}.json"
     if not _whole(about):
         arrays, facts = take()
-        folder.mkdir(parents=True, exist_ok=True)
         for number, array in enumerate(arrays):
             files.write_npy(folder / f"{key}-{number}.npy", array)
         files.write_json(about, [len(arrays), facts])

@@ -40,7 +40,7 @@ class Report:
 
 def read_mesh(file: Path) -> tuple[Surface, Report]:
     """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
-    mesh = read_geometry(file, force="mesh", process=False)
+    mesh = read_geometry(file)
     vertices, faces = (np.asarray(getattr(mesh, name, ())) for name in ("vertices", "faces"))
     if not len(faces):
         if len(vertices):
@@ -69,10 +69,14 @@ def read_mesh(file: Path) -> tuple[Surface, Report]:
     )
 
 
-def read_geometry(file: Path, **options: Any) -> Any:
-    """What trimesh makes of a file, or one clear line."""
+def read_geometry(file: Path) -> Any:
+    """What trimesh makes of a file, a scene as one mesh or, where it has none, as one cloud of points; or one clear line."""
     try:
-        return trimesh.load(file, **options)
+        found = trimesh.load(file, process=False)
+        if not isinstance(found, trimesh.Scene):
+            return found
+        solid = any(isinstance(part, trimesh.Trimesh) for part in found.geometry.values())
+        return found.to_mesh() if solid else found.to_geometry()
     except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
         raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
 

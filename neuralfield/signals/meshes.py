@@ -59,11 +59,9 @@ def meshes(
     for file in watched(found, "sampling meshes"):
         try:
             sampled, frame, report = _kept(file, plan, normalise, cache_folder(cache))
-        except PointsOnlyError:
-            if not root.is_file():
-                raise
-            return scan(path, normalise)
         except NeuralfieldError as error:
+            if isinstance(error, PointsOnlyError) and root.is_file():
+                return scan(path, normalise)
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
             warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
