@@ -51,7 +51,7 @@ class Plan:
     """How many distances are taken of a shape, and where.
 
     `even` points lie evenly in the cube [-1, 1]^C, `surface` points on the surface (distance 0), and `near` points off it by
-    normal errors of standard deviation `spread` and `spread` / sqrt(10) in turn (DeepSDF: 0.07).
+    normal errors of standard deviation `spread` and `spread` / sqrt(10) in turn (DeepSDF: 0.07), held in the cube.
     """
 
     even: int = 4096
@@ -76,7 +76,7 @@ class Plan:
         on, normals = surface.sample(self.surface, random)
         base, _ = surface.sample(self.near, random)
         wide = np.where(np.arange(self.near) % 2 == 0, 1.0, 0.1**0.5)[:, None]
-        near = base + self.spread * wide * random.standard_normal((self.near, dims))
+        near = (base + self.spread * wide * random.standard_normal((self.near, dims))).clip(-1, 1)
         distance = signed_distance(surface, np.concatenate([even, near]))
         value = np.concatenate([distance[: self.even], np.zeros(self.surface), distance[self.even :]])
         samples = np.concatenate([np.concatenate([even, on, near]), value[:, None]], 1)

@@ -83,7 +83,7 @@ def _outlines(archive: NpzFile, split: str) -> Signals:
     names = [str(name) for name in _array(archive, "names")] if "names" in archive.files else _ids(count, True, split)
     if len(set(names)) != count or len(names) != count:
         raise NeuralfieldError(f'array "names" must hold a name of its own for each of {count} outlines, got {len(names)}')
-    return outlines(points, offsets, names)
+    return outlines(points.astype(np.float64), offsets.astype(np.int64), names)
 
 
 def _ids(count: int, whole: bool, split: str) -> list[str]:

@@ -98,7 +98,7 @@ def _points(file: Path) -> dict[str, Any]:
 def _ply_normals(geometry: trimesh.Geometry) -> Float[np.ndarray, "n 3"] | None:
     data = geometry.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     try:
-        normals = np.stack([np.asarray(data[name], np.float64) for name in ("nx", "ny", "nz")], 1)
+        normals = np.stack([np.asarray(data[name], np.float64).reshape(-1) for name in ("nx", "ny", "nz")], 1)
     except (TypeError, KeyError, ValueError, IndexError):
         return None
     return _unit(normals)
