@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.domains.domain import Domain
 from neuralfield.errors import UsageError
 from neuralfield.inference.solver import Solver
+from neuralfield.registry import resolve
 from neuralfield.run import Run, concatenate, fitting, load_signals
 from neuralfield.seeds import generator
 from neuralfield.signals.masks import Visibility
@@ -96,6 +98,8 @@ def complete(
     samples = run.recipe.inference.samples if samples is None else samples
     if samples == 1 or samples < 0:
         raise UsageError(f"{samples} samples make no band; ask for 2 or more, or for 0")
+    # of shapes, where these ones were sampled, which need not be where those of the bank were
+    own: Domain = resolve("domains", signals.domain)(**signals.domain_arguments)
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver, samples, seed)
@@ -105,7 +109,7 @@ def complete(
             field = completed(run, estimate, rows, draws)
             part = {side: view.rows(rows) for side, view in sides.items()}
             # means of draws are blurred: surfaces are those of the best code
-            slow = run.domain.compare(run.field(estimate.latent.mean[rows]), part)
+            slow = own.compare(run.field(estimate.latent.mean[rows]), part)
             collected.append(
                 {
                     side: run.domain.score(field, view.to(run.device), None if draws is None else draws.values(run, view.coords))
@@ -150,8 +154,14 @@ def views(run: Run, signals: Signals, visibility: Visibility) -> Iterator[tuple[
 
 
 def _joined(collected: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
-    sides = {side: scores for batch in collected for side, scores in batch.items()}
-    return {
-        side: {name: torch.cat([batch[side][name].cpu() for batch in collected if side in batch]) for name in scores}
-        for side, scores in sides.items()
-    }
+    """NaN where a score was not taken of a batch."""
+    joined: dict[str, dict[str, Tensor]] = {}
+    for side in dict.fromkeys(side for batch in collected for side in batch):
+        batches = [batch[side] for batch in collected]
+        names = dict.fromkeys(name for scores in batches for name in scores)
+        blank = [next(iter(scores.values())).cpu() * torch.nan for scores in batches]
+        joined[side] = {
+            name: torch.cat([scores[name].cpu() if name in scores else empty for scores, empty in zip(batches, blank, strict=True)])
+            for name in names
+        }
+    return joined

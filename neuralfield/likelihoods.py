@@ -166,9 +166,10 @@ class ClampedL1(Likelihood):
         return predicted
 
     def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
-        inside = torch.where(predicted.abs() < self.clamp, 1.0, self.leak)
-        # |r| lies below the parabola through it; near 0 that would have no bound
-        return inside.square() / (self.scale * self._apart(predicted, values).abs().clamp(min=1e-2 * self.scale))
+        # what falls off with the distance lies below the parabola around the value that touches it; at 0 that would have no bound
+        far = (predicted - values.clamp(-self.clamp, self.clamp)).abs().clamp(min=1e-2 * self.scale)
+        steep = torch.where(predicted.abs() < self.clamp, 1.0, self.leak * (predicted.sign() != values.sign()))
+        return steep / (self.scale * far)
 
     def with_noise(self, std: float) -> "Likelihood":
         return ClampedL1(std / 2**0.5, self.clamp, self.leak)

@@ -43,7 +43,7 @@ class Observations(_Tensors):
     """What was seen of some signals.
 
     `weight` counts how often a point stands for the whole: 1 seen, 0 not seen, N/n where n points were drawn from N.
-    Values of weight 0 are set to 0 on construction, whatever they were, so nothing behind a mask can leak.
+    Values and normals of weight 0 are set to 0 on construction, whatever they were, so nothing behind a mask can leak.
     `relation` says whether a value is EQUAL to the field's (all are, where it is None) or AT_LEAST a bound that the field keeps to;
     `normals` are of unit length at points on a surface, and 0 where none is known.
     """
@@ -62,9 +62,14 @@ class Observations(_Tensors):
         wrong = [name for name, shape in given.items() if expected.get(name, shape) != shape]
         if wrong or self.coords.shape[0] not in (1, b) or self.coords.shape[1] != n:
             shapes = {name: list(shape) for name, shape in given.items()}
-            raise NeuralfieldError(f"observations do not fit together: {shapes}; expected [B], [B or 1, N, C], [B, N, V], [B, N]")
+            raise NeuralfieldError(
+                f"observations do not fit together: {shapes}; expected [B], [B or 1, N, C], [B, N, V], [B, N]"
+                " (of relation and normals, where there are any, [B, N] and [B, N, C])"
+            )
         seen = (self.weight > 0)[..., None]
-        object.__setattr__(self, "values", torch.where(seen, self.values, torch.zeros((), device=self.values.device)))
+        for name in ("values", "normals"):
+            if (own := getattr(self, name)) is not None:
+                object.__setattr__(self, name, torch.where(seen, own, torch.zeros((), device=own.device)))
 
     def __len__(self) -> int:
         return len(self.index)

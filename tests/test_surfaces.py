@@ -70,7 +70,7 @@ def test_volumes_are_signed() -> None:
 
 @pytest.mark.parametrize(("dims", "resolution"), [(3, 128), (3, 65), (3, 50), (2, 256), (2, 33)])
 def test_an_extracted_sphere_has_its_radius_and_faces_outward(dims: int, resolution: int) -> None:
-    surface, evaluated = extracted(sphere(dims=dims), resolution)
+    surface, evaluated = extracted(sphere(dims=dims), resolution, dims)
     step = 2 / (resolution - 1)
     # linear interpolation over a step: an error of step^2 / 8 / radius, at most
     assert np.abs(np.linalg.norm(surface.vertices, axis=1) - 0.7).max() < step**2 / 8 / 0.7 + 1e-6
@@ -101,7 +101,7 @@ def test_what_is_extracted_is_what_the_whole_grid_gives(resolution: int) -> None
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("radius", [-0.1, 3.0])
 def test_a_field_without_a_surface_gives_an_empty_one(dims: int, radius: float) -> None:
-    assert len(extracted(sphere(radius, dims), 40)[0]) == 0
+    assert len(extracted(sphere(radius, dims), 40, dims)[0]) == 0
 
 
 def test_a_plan_takes_what_it_says() -> None:

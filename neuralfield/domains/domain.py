@@ -101,7 +101,8 @@ class Domain(ABC):
     def axis(self, side: str) -> tuple[int, int]:
         """(coordinate axis, sign) of a named side, as in `half:x`, the half where x < 0."""
         names = "xyz"[: self.coord_dim]
-        known = self.sides | {name: (i, -1) for i, name in enumerate(names)} | {f"-{name}": (i, 1) for i, name in enumerate(names)}
+        sides = {name: side for name, side in self.sides.items() if side[0] < self.coord_dim}
+        known = sides | {name: (i, -1) for i, name in enumerate(names)} | {f"-{name}": (i, 1) for i, name in enumerate(names)}
         if side not in known:
             raise UsageError(f'there is no side "{side}" here{nearest(side, list(known))}; known: {", ".join(known)}')
         return known[side]

@@ -83,8 +83,10 @@ class Shape(Domain):
         for b in range(len(field)):
             truths = [_on_surface(side.rows(slice(b, b + 1)).to("cpu")) for side in sides.values()]
             if not any(len(truth) for truth in truths):
+                for each in scores.values():
+                    each.append({})
                 continue
-            ours = _cloud(extracted(field.rows(slice(b, b + 1)), COMPARED)[0])
+            ours = _cloud(self.surface(field.rows(slice(b, b + 1))))
             where = np.repeat(np.arange(len(truths)), [len(truth) for truth in truths])
             nearest = Cloud(np.concatenate([truth.points for truth in truths])).nearest(ours)[1]
             for place, (side, truth) in enumerate(zip(sides, truths, strict=True)):
@@ -105,12 +107,12 @@ class Shape(Domain):
         return self.coord_dim == 3
 
     def surface(self, field: Field, resolution: int | None = None) -> Surface:
-        return extracted(field, resolution or COMPARED)[0]
+        return extracted(field, COMPARED if resolution is None else self.grid_shape(resolution)[0], self.coord_dim)[0]
 
     @torch.no_grad()
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
         each = (field.rows(slice(b, b + 1)) for b in range(len(field)))
-        return np.stack([portrait(extracted(one, resolution or RESOLUTION)[0]) for one in each])
+        return np.stack([portrait(self.surface(one, resolution or RESOLUTION)) for one in each])
 
     def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:
         """The points on the surface that were seen, or near it."""
@@ -130,8 +132,9 @@ def _on(values: Float[Tensor, "*N"], weight: Float[Tensor, "*N"]) -> Bool[Tensor
 def _on_surface(observations: Observations) -> Cloud:
     """The samples on the surface, or near it where none lies on it, of one signal; bounds are no samples."""
     on = _on(observations.values[0, :, 0], observations.told[0])
-    normals = None if observations.normals is None else observations.normals[0][on].numpy()
-    return Cloud(observations.coords[0][on].numpy(), normals)
+    normals = None if observations.normals is None else observations.normals[0][on]
+    known = normals is not None and bool((normals != 0).any(-1).all())
+    return Cloud(observations.coords[0][on].numpy(), normals.numpy() if normals is not None and known else None)
 
 
 def _cloud(surface: Surface) -> Cloud:

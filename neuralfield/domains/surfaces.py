@@ -67,34 +67,39 @@ class Surface:
 
 
 @torch.no_grad()
-def extracted(field: Field, resolution: int) -> tuple[Surface, int]:
-    """(the surface where a field of one signal is 0, points evaluated), sampled `resolution` times along every axis of [-1, 1]^C.
+def extracted(field: Field, resolution: int, dims: int = 3) -> tuple[Surface, int]:
+    """(the surface where a field of one signal is 0, points evaluated).
+
+    The field is sampled `resolution` times along every axis of [-1, 1]^dims.
 
     Blocks of cells whose value at the centre, read as a distance, leaves no room for the surface are skipped, with some allowance
     for fields that are steeper than distances; where the surface leaves the blocks that are left, it is followed. The result is the
     surface that the whole grid would give.
     """
-    samples = _Samples(field, resolution)
+    samples = _Samples(field, resolution, dims)
     blocks = samples.refined()
     values, low = samples.followed(blocks)
     return isosurface(values, low * samples.step - 1, samples.step), samples.evaluated
 
 
 def isosurface(values: Float[np.ndarray, "*R"], low: Float[np.ndarray, " C"], step: float) -> Surface:
-    """Where values on a grid are 0: its first sample lies at `low`, the others `step` apart (axes in the order of coordinates)."""
-    if not values.size or values.min() >= 0 or values.max() <= 0:
+    """Where values on a grid are 0: its first sample lies at `low`, the others `step` apart (axes in the order of coordinates).
+
+    Cells with a corner that is NaN are left out.
+    """
+    known = values[~np.isnan(values)]
+    if not known.size or known.min() >= 0 or known.max() <= 0:
         return Surface(np.zeros((0, values.ndim)), np.zeros((0, values.ndim), int))
     vertices, elements = _triangles(values) if values.ndim == 3 else _edges(values)
     return Surface(vertices * step + low, elements)
 
 
 class _Samples:
-    """A field of one signal on a grid, evaluated where it is asked for; elsewhere its sign alone is known."""
+    """A field of one signal on a grid, evaluated where it is asked for; elsewhere NaN."""
 
-    def __init__(self, field: Field, resolution: int) -> None:
-        self.field, self.dims, self.cells, self.step = field, field.coord_dim or 3, resolution - 1, 2 / (resolution - 1)
+    def __init__(self, field: Field, resolution: int, dims: int) -> None:
+        self.field, self.dims, self.cells, self.step = field, dims, resolution - 1, 2 / (resolution - 1)
         self.values = np.full((resolution,) * self.dims, np.nan, np.float32)
-        self.inside = np.zeros(self.values.shape, bool)
         self.evaluated = 0
 
     def at(self, places: Int[np.ndarray, "*n C"]) -> Float[np.ndarray, "*n"]:
@@ -109,15 +114,12 @@ class _Samples:
         return found
 
     def refined(self) -> Int[np.ndarray, "n C"]:
-        """The first corners of blocks of FINEST cells that may hold the surface; of others the sign is written down."""
+        """The first corners of blocks of FINEST cells that may hold the surface."""
         size = COARSEST
         blocks = np.stack(np.meshgrid(*[np.arange(0, self.cells, size)] * self.dims, indexing="ij"), -1).reshape(-1, self.dims)
         while True:
             found = self.at(np.minimum(blocks + size // 2, self.cells))
-            near = np.abs(found) <= STEEPEST * (size * self.dims**0.5 / 2) * self.step
-            for block in blocks[~near & (found < 0)]:
-                self.inside[tuple(slice(first, first + size + 1) for first in block)] = True
-            blocks = blocks[near]
+            blocks = blocks[np.abs(found) <= STEEPEST * (size * self.dims**0.5 / 2) * self.step]
             if size == FINEST:
                 return blocks
             size //= 2
@@ -135,8 +137,7 @@ class _Samples:
             low, high = np.minimum(low, new.min(0)), np.maximum(high, new.max(0))
             self.at(np.minimum(new[:, None] + _corners(self.dims, FINEST), self.cells))
             new = self._beyond(new, taken)
-        values = np.where(np.isnan(self.values), np.where(self.inside, -1.0, 1.0), self.values).astype(np.float32)
-        return values[tuple(slice(a, b + FINEST + 1) for a, b in zip(low, high, strict=True))], low
+        return self.values[tuple(slice(a, b + FINEST + 1) for a, b in zip(low, high, strict=True))], low
 
     def _beyond(self, blocks: Int[np.ndarray, "n C"], taken: Bool[np.ndarray, "*M"]) -> Int[np.ndarray, "m C"]:
         """Blocks that are not taken yet and into which the surface goes on from these."""
@@ -158,7 +159,11 @@ def _corners(dims: int, size: int) -> Int[np.ndarray, "n C"]:
 
 
 def _triangles(values: Float[np.ndarray, "x y z"]) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]]:
-    vertices, faces, _, _ = marching_cubes(values.astype(np.float32), 0.0, gradient_direction="descent")
+    unknown = np.isnan(values)
+    # a cell is masked at its last corner
+    mask = ~np.any([np.roll(unknown, shift, (0, 1, 2)) for shift in _corners(3, 1)], axis=0)
+    filled = np.where(unknown, 1, values).astype(np.float32)
+    vertices, faces, _, _ = marching_cubes(filled, 0.0, gradient_direction="descent", mask=mask)
     return vertices.astype(np.float64), faces.astype(np.int64)
 
 

@@ -30,7 +30,8 @@ def write_completions(folder: Path, run: Run, signals: Signals, visibility: Visi
     curves come as a CSV table too. Those of solids are meshes, coloured by their deviation where there are samples.
     """
     latent, signals = completion.estimate.latent, fitting(signals, run)
-    files.write_npz(folder / "codes.npz", ids=np.array(signals.ids), codes=latent.mean.numpy())
+    framed = {} if signals.frames is None else {"frames": signals.frames.numpy()}
+    files.write_npz(folder / "codes.npz", ids=np.array(signals.ids), codes=latent.mean.numpy(), **framed)
     if run.domain.solid:
         _write_meshes(folder / "meshes", run, signals, completion)
     else:

@@ -71,7 +71,7 @@ def _csv(run: Run, roster: Roster, field: Field, resolution: int | None, out: Pa
 def _mesh(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
     evaluated = 0
     for row, name in enumerate(roster.ids):
-        surface, points = extracted(field.rows(slice(row, row + 1)), resolution or run.domain.grid_shape()[0])
+        surface, points = extracted(field.rows(slice(row, row + 1)), run.domain.grid_shape(resolution)[0])
         evaluated += points
         if not len(surface):
             raise NeuralfieldError(f"the field of {name} is nowhere 0 in [-1, 1]^3, so it has no surface")
@@ -100,5 +100,10 @@ def _read_codes(run: Run, file: Path) -> tuple[Roster, Float[Tensor, "B D"]]:
     if ids.shape != (len(codes),):
         raise NeuralfieldError(f"{file} must hold an id for each of its {len(codes)} codes, or none; it has {list(ids.shape)}")
     frames = arrays.get("frames")
+    if frames is not None and (frames.shape != (len(codes), run.domain.coord_dim + 1) or not np.isfinite(frames).all()):
+        wanted = f"[{len(codes)}, {run.domain.coord_dim + 1}]"
+        raise NeuralfieldError(
+            f"{file} must hold finite frames {wanted}, a centre and a scale each, or none; it has {list(frames.shape)}"
+        )
     roster = Roster([str(name) for name in ids], frames=None if frames is None else torch.from_numpy(frames))
     return roster, torch.from_numpy(codes.astype(np.float32))

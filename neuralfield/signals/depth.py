@@ -1,5 +1,7 @@
 """Shapes as a depth camera sees them: points on their front, and empty space before it."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,7 +18,7 @@ DISTANCE = 3.0
 CELL, REACH = 0.05, 2.0
 """Side of the depth map's pixels, and half its width, in units of the plane through the origin: a few surface samples a pixel."""
 SLACK = 0.15
-"""Depth within a pixel of a surface that is seen: three times its side, a slope of about 70 degrees."""
+"""Depth within a pixel of a surface that is seen: three times its side, a slope of about 70 degrees. To its neighbours, twice."""
 ON = 0.01
 """Where no sample lies on the surface itself, those this near to it stand for it."""
 
@@ -39,18 +41,20 @@ class Depth(Mask):
         """(samples of the visible surface, samples of empty space in front of it)."""
         if domain.coord_dim != 3:
             raise UsageError(f"mask depth:{self.argument} is for shapes in space; these have {domain.coord_dim} dimensions")
-        known, value = observations.weight > 0, observations.values[..., 0]
+        seen, known, value = observations.weight > 0, observations.told > 0, observations.values[..., 0]
         on = known & (value == 0)
         on = torch.where(on.any(1, keepdim=True), on, known & (value.abs() < ON))
+        outside = torch.where(known, value > 0, seen & (value >= 0)) & ~on
         pixel, depth = self._projected(observations.coords.expand(len(observations), -1, -1))
         depths = _depth_map(pixel, depth.masked_fill(~on, torch.inf))
-        front = on & (depth <= depths.flatten(1).gather(1, pixel) + SLACK)
+        # samples are points, and what lies between them hides too
+        around = -max_pool2d(-depths, 3, 1, 1).flatten(1).gather(1, pixel)
+        front = on & (depth <= depths.flatten(1).gather(1, pixel) + SLACK) & (depth <= around + 2 * SLACK)
         if observations.normals is not None:
             to_camera = self._eye(depth) - observations.coords
-            front &= (observations.normals * to_camera).sum(-1) > 0
-        # samples are points, and what lies between them hides too; what is inside is never seen to be empty
-        around = -max_pool2d(-depths, 3, 1, 1).flatten(1).gather(1, pixel)
-        return front, known & ~on & (value > 0) & (depth < around)
+            unknown = (observations.normals == 0).all(-1)
+            front &= unknown | ((observations.normals * to_camera).sum(-1) > 0)
+        return front, outside & (depth < around)
 
     def _projected(self, coords: Float[Tensor, "B N 3"]) -> tuple[Tensor, Tensor]:
         """(number of the pixel, depth) of every point."""
@@ -68,7 +72,9 @@ class Depth(Mask):
         try:
             azimuth, elevation = (float(part) for part in self.argument.split(","))
         except ValueError:
-            raise UsageError(f'a mask like depth:30,20 needs an azimuth and an elevation, got "{self.argument}"') from None
+            azimuth = elevation = math.nan
+        if not (math.isfinite(azimuth) and math.isfinite(elevation)):
+            raise UsageError(f'a mask like depth:30,20 needs an azimuth and an elevation, got "{self.argument}"')
         return azimuth, elevation
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from neuralfield.domains.surfaces import Surface
+from neuralfield.errors import UsageError
 
 INSIDE = 0.5
 """Winding number above which a point is inside: half of a closed surface's."""
@@ -50,7 +51,7 @@ class Plan:
     """How many distances are taken of a shape, and where.
 
     `even` points lie evenly in the cube [-1, 1]^C, `surface` points on the surface (distance 0), and `near` points off it by
-    normal errors of standard deviation `spread` and `spread` / sqrt(10) in turn (DeepSDF: 0.07).
+    normal errors of standard deviation `spread` and `spread` / sqrt(10) in turn (DeepSDF: 0.07), held in the cube.
     """
 
     even: int = 4096
@@ -60,7 +61,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.even, self.surface, self.near) < 0 or self.even + self.surface + self.near < 1 or not self.spread > 0:
-            raise ValueError(f"a plan of samples needs numbers of 0 or more and a positive spread, got {self}")
+            asked = f"even {self.even}, surface {self.surface}, near {self.near}, spread {self.spread}"
+            raise UsageError(f"signals need 0 or more samples of each kind, 1 in all, and a positive spread; got {asked}")
 
     def take(
         self, surface: Surface, random: np.random.Generator
@@ -74,7 +76,7 @@ class Plan:
         on, normals = surface.sample(self.surface, random)
         base, _ = surface.sample(self.near, random)
         wide = np.where(np.arange(self.near) % 2 == 0, 1.0, 0.1**0.5)[:, None]
-        near = base + self.spread * wide * random.standard_normal((self.near, dims))
+        near = (base + self.spread * wide * random.standard_normal((self.near, dims))).clip(-1, 1)
         distance = signed_distance(surface, np.concatenate([even, near]))
         value = np.concatenate([distance[: self.even], np.zeros(self.surface), distance[self.even :]])
         samples = np.concatenate([np.concatenate([even, on, near]), value[:, None]], 1)

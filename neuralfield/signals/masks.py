@@ -159,7 +159,8 @@ class Visibility:
         told = [mask(observations, domain) & ~bound for mask, bound in zip(self.observe, bounds, strict=True)]
         free = torch.stack(bounds).any(0) & ~torch.stack(told).any(0) & (observed.weight > 0)
         values = observed.values.masked_fill(free[..., None], 0.0)
-        return replace(observed, values=values, relation=torch.where(free, AT_LEAST, EQUAL)), hidden
+        before = EQUAL if observed.relation is None else observed.relation
+        return replace(observed, values=values, relation=torch.where(free, AT_LEAST, before)), hidden
 
 
 def places(observations: Observations, domain: Domain) -> list[Int[Tensor, "G N"]]:

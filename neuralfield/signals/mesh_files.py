@@ -21,24 +21,26 @@ class PointsOnlyError(NeuralfieldError):
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a mesh. `turned`: it was inside out, and was turned."""
+    """What was found in a mesh. `turned`: it was inside out, and was turned. `forked` edges belong to more than two faces."""
 
     faces: int
     degenerate: int
     open_edges: int
     components: int
     turned: bool
+    forked: int = 0
 
     def __str__(self) -> str:
         found = [f"{self.degenerate} faces without area"] * bool(self.degenerate)
         found += [f"open ({self.open_edges} edges at its border)"] * bool(self.open_edges)
+        found += [f"not a manifold ({self.forked} edges of more than two faces)"] * bool(self.forked)
         found += ["inside out (turned)"] * self.turned
         return ", ".join(found)
 
 
 def read_mesh(file: Path) -> tuple[Surface, Report]:
     """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
-    mesh = read_geometry(file, force="mesh", process=True)
+    mesh = read_geometry(file)
     vertices, faces = (np.asarray(getattr(mesh, name, ())) for name in ("vertices", "faces"))
     if not len(faces):
         if len(vertices):
@@ -46,24 +48,35 @@ def read_mesh(file: Path) -> tuple[Surface, Report]:
         raise NeuralfieldError("it holds no faces")
     if not np.isfinite(vertices).all():
         raise NeuralfieldError("it has vertices that are not finite")
-    surface = Surface(vertices.astype(np.float64), faces.astype(np.int64))
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise NeuralfieldError(f"it has a face of vertex {faces.max()}, and {len(vertices)} vertices")
+    # corners at one place are one vertex, whatever colours, normals or textures meet there
+    places, which = np.unique(vertices.astype(np.float64) + 0.0, axis=0, return_inverse=True)  # -0 is 0
+    surface = Surface(places, which.reshape(-1)[faces].astype(np.int64))
     flat = surface.sizes <= 1e-12 * np.ptp(vertices, axis=0).max() ** 2
     if flat.all():
         raise NeuralfieldError("none of its faces has an area")
     surface = Surface(surface.vertices, surface.elements[~flat])
     edges = np.sort(surface.elements[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
     counts = np.unique(edges, axis=0, return_counts=True)[1]
-    turned = surface.volume < 0
+    # of an open one the volume depends on the origin
+    turned = Surface(surface.vertices - (vertices.min(0) + vertices.max(0)) / 2, surface.elements).volume < 0
     if turned:
         surface = Surface(surface.vertices, surface.elements[:, ::-1])
     components = trimesh.graph.connected_components(edges, min_len=1)
-    return surface, Report(len(surface), int(flat.sum()), int((counts == 1).sum()), len(components), bool(turned))
+    return surface, Report(
+        len(surface), int(flat.sum()), int((counts == 1).sum()), len(components), bool(turned), int((counts > 2).sum())
+    )
 
 
-def read_geometry(file: Path, **options: Any) -> Any:
-    """What trimesh makes of a file, or one clear line."""
+def read_geometry(file: Path) -> Any:
+    """What trimesh makes of a file, a scene as one mesh or, where it has none, as one cloud of points; or one clear line."""
     try:
-        return trimesh.load(file, **options)
+        found = trimesh.load(file, process=False)
+        if not isinstance(found, trimesh.Scene):
+            return found
+        solid = any(isinstance(part, trimesh.Trimesh) for part in found.geometry.values())
+        return found.to_mesh() if solid else found.to_geometry()
     except Exception as error:  # trimesh and its readers meet broken files with any of a dozen kinds
         raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from neuralfield.signals.scans import scan
 from neuralfield.signals.shapes import Sampled, Shapes
 
 ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
-VERSION = 3
+VERSION = 4
 """Of what is kept: another number where the same mesh would be sampled otherwise."""
 SMALL, LARGE = 0.2, 5.0
 """Ratios of scales within one set beyond which its units are probably mixed."""
@@ -39,17 +40,17 @@ def meshes(
     mirror: str | None = None,
     cache: str | None = None,
 ) -> Shapes:
-    """The meshes of the folder or file `path`, in sorted order, each named by its file without the ending.
+    """The meshes of the folder or file `path`, in sorted order, each named by its file, without the ending where that is enough.
 
     With `train/` or `test/` inside, `split` chooses between them; no other subfolder is read. Each mesh is centred and scaled to
     radius 1 / 1.03 where `normalise` is true, and signed distances are taken at `even` points of the cube, `surface` points of
     the surface and `near` points around it (`Plan`). They are kept in the folder `cache`, by default below ~/.cache/neuralfield,
     under a name made of the mesh and of these settings, so that they are taken once and a killed run goes on where it was.
 
-    Meshes that are open or inside out are reported in one warning; with `strict` they are refused. With `skip_bad`, files that
-    hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
-    With `mirror`, an axis x, y or z, each shape comes a second time, mirrored across it: where the mirror image of
-    a shape could be another of them, a fit learns more from the same files. Signals that a run infers are never mirrored.
+    Meshes that are open, inside out or no manifold are reported in one warning; with `strict` they are refused. With `skip_bad`,
+    files that hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
+    With `mirror`, an axis x, y or z, each shape comes a second time, mirrored across it: where the mirror image of a shape could
+    be another of them, a fit learns more from the same files. Signals that a run infers are never mirrored.
 
     A single file that holds points and no faces is a scan (`scan`).
     """
@@ -58,21 +59,20 @@ def meshes(
         raise UsageError(f'signals.mirror must be an axis, "x", "y" or "z", got {mirror!r}')
     plan = Plan(even, surface, near, spread)
     root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
+    stems = Counter(file.stem for file in found)
     samples, ids, frames, reports = [], [], [], {}
     for file in watched(found, "sampling meshes"):
         try:
             sampled, frame, report = _kept(file, plan, normalise, cache_folder(cache))
-        except PointsOnlyError:
-            if not root.is_file():
-                raise
-            return scan(path, normalise)
         except NeuralfieldError as error:
+            if isinstance(error, PointsOnlyError) and root.is_file():
+                return scan(path, normalise)
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
             warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
             continue
         samples.append(sampled)
-        ids.append(file.stem)
+        ids.append(file.stem if stems[file.stem] == 1 else file.name)
         frames.append(frame)
         reports[file.name] = report
     if not samples:

@@ -44,6 +44,8 @@ def npz(
                 curves = _curves(archive, key, split)
                 return curves.logarithmic() if log else curves
             if "offsets" in archive.files and "points" in archive.files:
+                if pad or resize is not None or channels is not None or log:
+                    raise UsageError("signals.pad, resize, channels and log are for images and curves, and these are outlines")
                 return _outlines(archive, split)
             wanted = f"images or images_{split} (for curves: t and x or x_{split}; for outlines: points and offsets)"
             raise NeuralfieldError(f"there is no array {wanted}; there are: {', '.join(archive.files) or 'none'}")
@@ -70,13 +72,18 @@ def _curves(archive: NpzFile, key: str, split: str) -> Curves:
 
 def _outlines(archive: NpzFile, split: str) -> Signals:
     points, offsets = _array(archive, "points"), _array(archive, "offsets")
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise NeuralfieldError(f'array "points" must hold points [n, 2] of outlines, got {list(points.shape)}')
-    if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(points) or (np.diff(offsets) < 0).any():
-        raise NeuralfieldError(f'array "offsets" must rise from 0 to the number of points, {len(points)}, one more than outlines')
+    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
+        raise NeuralfieldError(f'array "points" must hold points [n, 2] of outlines, got {points.dtype} {list(points.shape)}')
+    rising = offsets.dtype.kind in "iu" and offsets.ndim == 1 and bool((offsets[1:] >= offsets[:-1]).all())
+    if not rising or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(points):
+        raise NeuralfieldError(
+            f'array "offsets" must hold whole numbers that rise from 0 to that of points, {len(points)}, one more than outlines'
+        )
     count = len(offsets) - 1
-    names = [str(name) for name in archive["names"]] if "names" in archive.files else _ids(count, True, split)
-    return outlines(points, offsets, names)
+    names = [str(name) for name in _array(archive, "names")] if "names" in archive.files else _ids(count, True, split)
+    if len(set(names)) != count or len(names) != count:
+        raise NeuralfieldError(f'array "names" must hold a name of its own for each of {count} outlines, got {len(names)}')
+    return outlines(points.astype(np.float64), offsets.astype(np.int64), names)
 
 
 def _ids(count: int, whole: bool, split: str) -> list[str]:

@@ -33,6 +33,7 @@ def polygon(points: Float[np.ndarray, "p 2"], name: str) -> Surface:
         raise NeuralfieldError(f"outline {name} has {len(points)} different points; it needs at least 3")
     number = np.arange(len(points))
     surface = Surface(points, np.stack([number, np.roll(number, -1)], 1))
-    if surface.volume == 0:
+    area = Surface(points - points.mean(0), surface.elements).volume  # far from 0 it would drown in rounding
+    if abs(area) <= 1e-12 * np.ptp(points, axis=0).max() ** 2:
         raise NeuralfieldError(f"outline {name} encloses nothing")
-    return surface if surface.volume > 0 else Surface(points, surface.elements[:, ::-1])
+    return surface if area > 0 else Surface(points, surface.elements[:, ::-1])

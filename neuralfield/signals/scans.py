@@ -89,6 +89,8 @@ def _points(file: Path) -> dict[str, Any]:
     geometry = read_geometry(file)
     points = np.asarray(getattr(geometry, "vertices", np.zeros((0, 3))), np.float64)
     seen = {"surface": points, "points": np.zeros((0, 3)), "distances": np.zeros(0), "empty": np.zeros((0, 3))}
+    if not np.isfinite(points).all():
+        raise NeuralfieldError("it has points that are not finite")
     normals = _ply_normals(geometry)
     return seen if normals is None or len(normals) != len(points) else seen | {"normals": normals}
 
@@ -96,18 +98,33 @@ def _points(file: Path) -> dict[str, Any]:
 def _ply_normals(geometry: trimesh.Geometry) -> Float[np.ndarray, "n 3"] | None:
     data = geometry.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     try:
-        normals = np.stack([np.asarray(data[name], np.float64) for name in ("nx", "ny", "nz")], 1)
+        normals = np.stack([np.asarray(data[name], np.float64).reshape(-1) for name in ("nx", "ny", "nz")], 1)
     except (TypeError, KeyError, ValueError, IndexError):
         return None
-    return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+    return _unit(normals)
+
+
+def _unit(normals: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Of unit length; what has none, or is not finite, is unknown, 0."""
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    good = np.isfinite(length) & (length > 1e-12)
+    return np.where(good, normals, 0.0) / np.where(good, length, 1.0)
 
 
 def _arrays(file: Path) -> dict[str, Any]:
     arrays = files.read_npz(file)
-    found = {name: arrays[name].astype(np.float64) for name in KNOWN if name in arrays}
-    for name in ("surface", "normals", "points", "empty"):
-        array = found.setdefault(name, np.zeros((0, 3))) if name != "normals" else found.get(name)
-        if array is not None and (array.ndim != 2 or array.shape[1] != 3 or not np.isfinite(array).all()):
+    found = {name: arrays[name] for name in KNOWN if name in arrays}
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf":
+            raise NeuralfieldError(f'array "{name}" must hold numbers, got {array.dtype}')
+        found[name] = array.astype(np.float64)
+    if not found:
+        raise NeuralfieldError(f"it has none of the arrays {', '.join(KNOWN)}; there are: {', '.join(arrays) or 'none'}")
+    for name in ("surface", "points", "empty"):
+        found.setdefault(name, np.zeros((0, 3)))
+    for name in {"surface", "normals", "points", "empty"} & found.keys():
+        array = found[name]
+        if array.ndim != 2 or array.shape[1] != 3 or not np.isfinite(array).all():
             raise NeuralfieldError(f'array "{name}" must hold finite points [n, 3], got {list(array.shape)}')
     found.setdefault("distances", np.zeros(0))
     if found["distances"].shape != (len(found["points"]),) or not np.isfinite(found["distances"]).all():
@@ -115,9 +132,21 @@ def _arrays(file: Path) -> dict[str, Any]:
         raise NeuralfieldError(f'array "distances" must hold a finite number for each of "points", got {shapes}')
     if "normals" in found and found["normals"].shape != found["surface"].shape:
         raise NeuralfieldError('array "normals" must hold a direction for each point of "surface"')
-    if "depth" in found:
-        expected = {"depth": 2, "c2w": 2, "focal": 0}
-        wrong = [name for name, dims in expected.items() if name not in found or np.squeeze(found[name]).ndim != dims]
-        if wrong:
-            raise NeuralfieldError(f'a depth map needs arrays depth [h, w], c2w [4, 4] and focal []; "{wrong[0]}" is not so')
+    if "normals" in found:
+        found["normals"] = _unit(found["normals"])
+    camera = [name for name in ("depth", "c2w", "focal") if name in found]
+    if camera:
+        _check_camera({name: found.get(name, np.zeros((0, 0, 0))) for name in ("depth", "c2w", "focal")})
+        found["focal"] = found["focal"].reshape(())
     return found
+
+
+def _check_camera(found: dict[str, np.ndarray]) -> None:
+    depth, c2w, focal = found["depth"], found["c2w"], found["focal"]
+    good = {"depth": depth.ndim == 2, "c2w": c2w.shape == (4, 4), "focal": focal.shape in ((), (1,))}
+    if wrong := [name for name, right in good.items() if not right]:
+        raise NeuralfieldError(f'a depth map needs arrays depth [h, w], c2w [4, 4] and focal []; "{wrong[0]}" is not so')
+    if not (np.isfinite(depth).all() and (depth >= 0).all()):
+        raise NeuralfieldError('array "depth" must hold finite depths, 0 where nothing is there')
+    if not (np.isfinite(c2w).all() and np.isfinite(focal).all() and (focal > 0).all()):
+        raise NeuralfieldError('arrays "c2w" and "focal" must be finite, and focal positive')

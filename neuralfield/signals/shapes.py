@@ -106,8 +106,6 @@ class Shapes(Signals):
             if not len(part):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.even, self.labels, self.balanced, self.dims = even, labels, balanced, widths.pop() - 1
-        self.gap = 0
-        """Places after the even points of whole shapes that stay empty, for a run that expects more of them."""
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -116,11 +114,9 @@ class Shapes(Signals):
         return {"dims": self.dims, "even": self.even}
 
     def like(self, arguments: dict[str, Any]) -> "Shapes":
-        # how the distances of new shapes were sampled does not matter to a run, but which of them lie evenly does
+        # how the distances of new shapes were sampled does not matter to a run
         super().like({**self.domain_arguments, "dims": arguments.get("dims")})
-        other = self.select(torch.arange(len(self)))
-        other.gap = max(0, arguments.get("even", 0) - self.even)
-        return other
+        return self
 
     def facts(self) -> dict[str, Any]:
         counts = [len(part) for part in self.samples]
@@ -139,23 +135,19 @@ class Shapes(Signals):
         return self._whole(index, parts, counts)
 
     def _whole(self, index: Int[Tensor, " B"], parts: list[Sampled], counts: Int[Tensor, " B"]) -> Observations:
-        number = torch.arange(int(counts.max()))
-        place = number + self.gap * (number >= self.even)
-        values = np.zeros((len(parts), len(number) + self.gap, self.dims + 1), np.float32)
-        normals, rows = torch.zeros(len(parts), values.shape[1], self.dims), torch.zeros(values.shape[:2], dtype=torch.long)
-        weight = torch.zeros(values.shape[:2])
+        values = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
+        normals = torch.zeros(len(parts), values.shape[1], self.dims)
         for b, part in enumerate(parts):
-            own = place[: len(part)]
-            values[b, own], rows[b, own], weight[b, own] = part.rows(slice(None)), number[: len(part)], 1.0
+            values[b, : len(part)] = part.rows(slice(None))
             if part.directions is not None:
-                normals[b, own[self.even : self.even + len(part.directions)]] = torch.from_numpy(part.directions)
+                normals[b, self.even : self.even + len(part.directions)] = torch.from_numpy(part.directions)
+        rows = torch.arange(values.shape[1]).expand(len(parts), -1)
         known = any(part.normals is not None for part in parts)
-        return self._observed(index, values, weight, rows, normals if known else None)
+        return self._observed(index, values, (rows < counts[:, None]).float(), rows, normals if known else None)
 
     def truth(self, index: Int[Tensor, " B"]) -> Observations:
         """All that is known of some shapes; of those with more than `MOST` samples a part that says as much."""
         some = Shapes([self.samples[i].thinned(self.even) for i in index.tolist()], even=self.even)
-        some.gap = self.gap
         return replace(some.batch(torch.arange(len(index))), index=index)
 
     def _observed(
@@ -177,11 +169,8 @@ class Shapes(Signals):
     def select(self, index: Int[Tensor, " m"]) -> Self:
         rows = index.tolist()
         labels = None if self.labels is None else self.labels[index]
-        chosen = type(self)(
-            [self.samples[i] for i in rows], [self.ids[i] for i in rows], self.frames[index], self.even, labels, self.balanced
-        )
-        chosen.gap = self.gap
-        return chosen
+        samples, ids = ([each[i] for i in rows] for each in (self.samples, self.ids))
+        return type(self)(samples, ids, self.frames[index], self.even, labels, self.balanced)
 
     def with_mirrored(self, axis: int) -> Self:
         """Each shape twice, the second time mirrored at the plane through the centre of its box across an axis."""
