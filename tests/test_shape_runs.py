@@ -131,7 +131,6 @@ def test_frames_that_do_not_fit_are_one_line(run: Run, tmp_path: Path, frames: n
 # completions
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("samples", [0, 4])
 def test_completed_solids_are_meshes_in_the_users_units(run: Run, tmp_path: Path, samples: int) -> None:
     shapes = balls(2, even=300, surface=400, near=300)
