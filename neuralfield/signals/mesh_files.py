@@ -51,7 +51,7 @@ def read_mesh(file: Path) -> tuple[Surface, Report]:
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise NeuralfieldError(f"it has a face of vertex {faces.max()}, and {len(vertices)} vertices")
     # corners at one place are one vertex, whatever colours, normals or textures meet there
-    places, which = np.unique(vertices.astype(np.float64) + 0.0, axis=0, return_inverse=True)  # -0 is 0
+    places, which = np.unique(vertices.astype(np.float64), axis=0, return_inverse=True)
     surface = Surface(places, which.reshape(-1)[faces].astype(np.int64))
     flat = surface.sizes <= 1e-12 * np.ptp(vertices, axis=0).max() ** 2
     if flat.all():
