@@ -18,10 +18,12 @@ from neuralfield.latents.source import FixedCodes
 from neuralfield.recipe import Training
 from neuralfield.training.interrupt import InterruptedFitError
 from neuralfield.training.loop import rate_factor
+from neuralfield.training.optimisers.dense_adam import dense_adam
+from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.progress import Progress, Report
 from neuralfield.training.schedules.alternating import Alternating
 from neuralfield.training.schedules.joint import Joint
-from neuralfield.training.schedules.schedule import Schedule
+from neuralfield.training.schedules.schedule import Optimisers, Schedule, descend
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
@@ -551,3 +553,26 @@ def test_a_fit_on_every_device(images: nf.Images, device: torch.device, tmp_path
     run = nf.fit(images, recipe="image", settings=TINY, epochs=2, device=device.type, out=tmp_path / "run")
     assert run.device.type == device.type
     assert nf.Run.load(tmp_path / "run").device.type == "cpu"
+
+
+@pytest.mark.parametrize("latents", ["rows", "dense"])
+def test_a_batch_that_goes_through_in_parts_makes_the_same_step(monkeypatch: pytest.MonkeyPatch, latents: str) -> None:
+    after = []
+    for together in (10**9, 40):  # 7 signals of 15 points: all at once, or two by two
+        monkeypatch.setattr("neuralfield.training.schedules.schedule.TOGETHER", together)
+        settings = ["latents.noise=0", "objective.weight_l2=0.1", "objective.eikonal=0.1"]
+        sizes = ["domain.height=8", "domain.width=8", "domain.channels=1"]
+        model = nf.build(nf.Recipe.load("image-modulated", [*TINY, *settings, *sizes]), 9)
+        for part in (model.source, model.decoder, model.objective):
+            part.double()
+        model.source.codes.data = torch.randn(9, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        kind = RowAdam if latents == "rows" else dense_adam
+        optimisers = Optimisers(kind(model.source.parameters()), torch.optim.SGD(model.decoder.parameters(), 0.1))
+        draw = torch.Generator().manual_seed(1)
+        coords, values = (torch.rand(7, 15, n, generator=draw, dtype=torch.float64) for n in (2, 1))
+        weight = (torch.rand(7, 15, generator=draw) < 0.7).double()
+        seen = nf.Observations(torch.randperm(9, generator=draw)[:7], coords, values, weight)
+        loss = descend(model, optimisers, seen, draw)
+        after.append([loss.data, loss.prior, loss.batch, model.source.codes, *model.decoder.parameters()])
+    for whole, parts in zip(*after, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
