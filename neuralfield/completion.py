@@ -10,6 +10,7 @@ from torch import Tensor
 from neuralfield.domains.domain import Domain
 from neuralfield.errors import UsageError
 from neuralfield.inference.solver import Solver
+from neuralfield.inference.thinning import glanced_at
 from neuralfield.registry import resolve
 from neuralfield.run import Run, concatenate, fitting, load_signals
 from neuralfield.seeds import generator
@@ -104,15 +105,16 @@ def complete(
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver, samples, seed)
         sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
-        for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
+        glances = {side: glanced_at(view, run.domain) for side, view in sides.items()}
+        for rows in torch.arange(len(observed)).split(at_once(samples, glances["observed"])):
             draws = draws_of(estimate, rows, samples, seed, observed.index[rows]) if samples else None
             field = completed(run, estimate, rows, draws)
-            part = {side: view.rows(rows) for side, view in sides.items()}
             # means of draws are blurred: surfaces are those of the best code
-            slow = own.compare(run.field(estimate.latent.mean[rows]), part)
+            slow = own.compare(run.field(estimate.latent.mean[rows]), {side: view.rows(rows) for side, view in sides.items()})
+            part = {side: view.rows(rows).to(run.device) for side, view in glances.items()}
             collected.append(
                 {
-                    side: run.domain.score(field, view.to(run.device), None if draws is None else draws.values(run, view.coords))
+                    side: run.domain.score(field, view, None if draws is None else draws.values(run, view.coords))
                     | slow.get(side, {})
                     for side, view in part.items()
                 }

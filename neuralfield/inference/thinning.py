@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from neuralfield.domains.domain import Domain
 from neuralfield.seeds import generator
 from neuralfield.types import Observations
 
@@ -27,6 +28,6 @@ def thinned(observations: Observations, most: int | None) -> Observations:
     return replace(part, weight=part.weight * stands_for[:, None])
 
 
-def glanced_at(observations: Observations) -> Observations:
+def glanced_at(observations: Observations, domain: Domain) -> Observations:
     """Enough for a score: GLANCE points of signals that have points of their own, all of those that share a grid."""
-    return observations if len(observations.coords) == 1 else thinned(observations, GLANCE)
+    return observations if domain.shape is not None else thinned(observations, GLANCE)

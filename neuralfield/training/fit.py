@@ -208,7 +208,7 @@ def _scores(run: Run, signals: Signals) -> dict[str, float]:
     """The domain's scores, averaged over evenly spread training signals."""
     scores: dict[str, list[Tensor]] = {}
     for rows in torch.linspace(0, len(signals) - 1, min(SCORED, len(signals))).long().split(run.recipe.inference.batch):
-        truth = glanced_at(signals.truth(rows)).to(run.device)
+        truth = glanced_at(signals.truth(rows), run.domain).to(run.device)
         for name, values in run.domain.score(run.field(run.codes[rows.to(run.device)]), truth).items():
             scores.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(values).nanmean().item() for name, values in scores.items()}

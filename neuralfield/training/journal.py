@@ -40,7 +40,7 @@ class Journal:
         self.progress = folder / "figures" / "progress"
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
-        self.truth = glanced_at(signals.truth(self.index))
+        self.truth = glanced_at(signals.truth(self.index), domain)
         self.began, self.spent, self.score = time.perf_counter(), 0.0, math.nan
 
     def epoch(self, model: Model, epoch: int, loss: Loss) -> float:
