@@ -33,7 +33,7 @@ class Sizes:
     test: int | None = None
     marks: tuple[float, ...] = (30.0, 60.0, 120.0, 300.0)
     """CPU seconds after which the faithful form is looked at."""
-    ladder: tuple[int, ...] = (50, 100, 150, 200, 250, 300, 400, 500, 700, 1000)
+    ladder: tuple[int, ...] = (150, 200, 250, 300, 350, 400, 500, 600, 800, 1000)
     """Steps of our fits."""
     settings: tuple[str, ...] = ()
     """Of the fits that the other parts use."""

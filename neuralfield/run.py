@@ -33,7 +33,7 @@ from neuralfield.signals.roster import Roster
 from neuralfield.signals.signals import Signals, UnlikeError
 from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
 
-SPREAD_OVER = 256
+SPREAD_OVER = 64
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
 FORMAT = 2
 """Version of the run folder. Others are refused by name."""

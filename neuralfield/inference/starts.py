@@ -92,7 +92,7 @@ class Nearest(Start):
     Where signals have points of their own, every candidate's field is evaluated for every signal: OWN points must do.
     """
 
-    POINTS, OWN = 2048, 64
+    POINTS, OWN = 2048, 32
     CANDIDATES = 4096
     APART = 4
     """Of so many times more near codes than are asked for, every so manieth is taken: the very nearest lead to one optimum."""
