@@ -140,15 +140,17 @@ def reconstruct(
     count: int = 8000,
     rate: float = 5e-3,
     empty: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """The code [1, latent] of one shape of which `samples` [N, 4] are known: half of a step's samples outside, half inside.
 
     Points `empty` [M, 3] are known to be outside: distances below 0 cost their size (the paper's section 6.3, of depth maps).
-    Weights that need no gradient get none here, which DeepSDF's own script computes and throws away.
+    It begins at `start` [1, latent], by default where DeepSDF does, at N(0, .01^2). Weights that need no gradient get none here,
+    which DeepSDF's own script computes and throws away.
     """
     shuffled = samples[torch.randperm(len(samples))]
     sides = [side for side in (shuffled[shuffled[:, 3] >= 0], shuffled[shuffled[:, 3] < 0]) if len(side)]
-    code = (0.01 * torch.randn(1, latent)).requires_grad_()
+    code = (0.01 * torch.randn(1, latent) if start is None else start.detach().clone()).requires_grad_()
     adam = torch.optim.Adam([code], lr=rate)
     for step in range(steps):
         adam.param_groups[0]["lr"] = rate * 0.1 ** (step // (steps // 2))

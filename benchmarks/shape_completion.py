@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from deepsdf_reference import CLAMP
 from scipy.spatial import cKDTree
-from shape_inference import searched
+from shape_inference import nearest_codes, searched
 from shape_measures import Collection, Report, Sizes, chamfer, collection, decoded, fitted, surface_points, thousandths
 from torch import Tensor
 
@@ -42,8 +42,8 @@ def completion(sizes: Sizes, report: Report) -> None:
         "",
         f"Chamfer x 1e3 of the hidden side: of {sizes.surface} points on each surface, those of the true one that the mask hides,",
         "and those of the other whose nearest true point is hidden. Adam: DeepSDF's search with its isotropic prior, on the same",
-        "observations (of a depth map: surface points, pairs of points along their normals, empty space). Nearest: the training",
-        "mesh whose distances err least on what was seen.",
+        "observations (of a depth map: surface points, pairs of points along their normals, empty space), from the same start.",
+        "Nearest: the training mesh whose distances err least on what was seen.",
         "",
     )
     for name in ("bodies", "seats"):
@@ -59,7 +59,8 @@ def _completion(name: str, what: str, sizes: Sizes, report: Report) -> None:
     run.calibration.load_state_dict(other.calibration.state_dict())
     done = nf.complete(run, test.signals, mask, samples=SAMPLES)
     seen = [observed(run, test, i, mask) for i in range(len(test))]
-    adam = searched(run, [each.samples for each in seen], sizes, [each.empty for each in seen])
+    starts = nearest_codes(run, mask.split(test.signals.batch(torch.arange(len(test))), run.domain)[0])
+    adam = searched(run, [each.samples for each in seen], sizes, [each.empty for each in seen], starts)
     n = len(adam.codes)
     hidden = [hidden_points(test, i, mask, run.domain, sizes) for i in range(len(test))]
     surfaces = {

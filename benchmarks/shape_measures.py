@@ -44,7 +44,7 @@ class Sizes:
     sides: tuple[tuple[int, int, int, int], ...] = ((512, 8, 256, 4), (128, 4, 64, 2))
     """(width, depth, latent, skip) of the networks that steps are timed of."""
     adam_steps: int = 800
-    adam_seconds: float = 160.0
+    adam_seconds: float = 120.0
     """CPU seconds for DeepSDF's search over all shapes of a set; as many shapes as fit in."""
     surface: int = 30_000
     resolution: int = 128

@@ -308,6 +308,7 @@ def construct_prior(run: Run) -> Prior:
 def construct_start(run: Run) -> Start:
     """The start that the recipe names, not fitted yet."""
     start: Start = resolve("starts", run.recipe.inference.start)(run.codes.cpu())
+    start.shared = run.domain.shape is not None
     return start
 
 

@@ -237,6 +237,35 @@ def test_without_normalisation_coordinates_stay(tmp_path: Path) -> None:
         meshes(str(write(tmp_path, box(5))), normalise=False, **SIZES)
 
 
+def test_one_frame_for_all_keeps_their_sizes_apart(tmp_path: Path) -> None:
+    for name, size in (("a.ply", 10), ("b.ply", 40)):
+        write(tmp_path, box(size, (100, 0, 0)), name)
+    shapes = meshes(str(tmp_path), frame=[100.0, 0.0, 0.0, 50.0], **SIZES)
+    assert shapes.frames.tolist() == [[100, 0, 0, 50]] * 2
+    small, large = (np.linalg.norm(part.values[40:70, :3], axis=1).mean() for part in shapes.samples)
+    assert large == pytest.approx(4 * small, rel=0.2)
+    with pytest.raises(NeuralfieldError, match=r"b.ply: it reaches beyond the cube"):
+        meshes(str(tmp_path), frame=[100.0, 0.0, 0.0, 12.0], **SIZES)
+    with pytest.raises(UsageError, match=r"signals.frame must be a centre and a positive scale"):
+        meshes(str(tmp_path), frame=[0.0, 0.0, 1.0], **SIZES)
+
+
+def test_mirrored_shapes_are_those_of_mirrored_meshes(tmp_path: Path) -> None:
+    shapes = meshes(str(write(tmp_path, box())), mirror="y", **SIZES)
+    assert shapes.ids == ["a", "a-mirrored"]
+    for observed in (shapes.batch(torch.arange(2)), shapes.truth(torch.arange(2))):
+        turned = torch.tensor([1.0, -1.0, 1.0])
+        assert torch.equal(observed.coords[1], observed.coords[0] * turned)
+        assert torch.equal(observed.values[1], observed.values[0])
+        assert observed.normals is not None
+        assert torch.equal(observed.normals[1], observed.normals[0] * turned)
+    drawn = shapes.select(torch.tensor([1])).batch(torch.tensor([0]), 20, torch.Generator().manual_seed(0))
+    own = shapes.samples[0].values
+    assert all((np.abs(own[:, :3] * [1, -1, 1] - point).max(1) == 0).any() for point in drawn.coords[0].numpy())
+    with pytest.raises(UsageError, match=r'signals.mirror must be an axis, "x", "y" or "z", got \'w\''):
+        meshes(str(tmp_path), mirror="w", **SIZES)
+
+
 def test_splits_are_folders_and_others_are_not_read(tmp_path: Path) -> None:
     for name in ("train/b.ply", "train/a.obj", "test/c.ply", "raw/d.ply", "train/.hidden.ply", "train/notes.txt"):
         path = tmp_path / name

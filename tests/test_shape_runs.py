@@ -17,6 +17,8 @@ from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.export.completions import write_completions
 from neuralfield.export.decoded import choose_codes, write_decoded
 from neuralfield.export.meshes import UNSURE, write_mesh
+from neuralfield.inference.restarts import coarse_search
+from neuralfield.latents.source import FixedCodes
 from neuralfield.recipe import Recipe, build
 from neuralfield.run import Run
 from neuralfield.signals.masks import Visibility
@@ -283,3 +285,29 @@ def test_a_strict_look_at_meshes_refuses_what_is_odd(nf_: Nf, tmp_path: Path) ->
     failed(nf_(*words), 1, "bad.ply", "--skip-bad")
     (tmp_path / "set" / "open.ply").unlink()
     warned(nf_(*words, "--skip-bad"), "bad.ply")
+
+
+# searches
+
+
+@pytest.mark.parametrize("coarse", [None, 60])
+def test_a_search_is_the_same_for_one_shape_and_for_many(coarse: int | None) -> None:
+    settings = ["inference.points=300", f"inference.coarse={coarse or 'none'}", "inference.start=nearest", "inference.steps=4"]
+    run = nf.fit(balls(7), domain="shape", settings=[*SMALL, *settings])
+    shapes = balls(3)
+    together = run.infer(shapes)
+    for i in range(3):
+        alone = run.infer(shapes.batch(torch.tensor([i])))
+        torch.testing.assert_close(alone.latent.mean[0], together.latent.mean[i], rtol=1e-3, atol=1e-3)
+        assert alone.evaluations[0] == together.evaluations[i]
+
+
+def test_a_coarse_search_brings_the_fine_one_near_for_a_fraction_of_its_work() -> None:
+    run = nf.fit(balls(7), domain="shape", settings=[*SMALL, "inference.points=600", "inference.start=mean", "inference.steps=1"])
+    shapes, objective = balls(5).batch(torch.arange(5)), run.completion_objective()
+    starts = run.start(shapes, run.decoder, objective).mean[None]
+    near, work = coarse_search(run.solver(steps=4), objective, run.decoder, shapes, starts, 60)
+    assert near.shape == starts.shape
+    costs = [objective(FixedCodes(z[0]), run.decoder, shapes).total.detach() for z in (starts, near)]
+    assert costs[1].sum() < costs[0].sum()
+    assert (work <= 60 / 700 * 5 * 3 + 1e-4).all()  # of 700 points, at the start and after each of four steps, forward and back

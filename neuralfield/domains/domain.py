@@ -84,7 +84,8 @@ class Domain(ABC):
         if bool((hidden.weight > 0).any()):
             told = (observed.told > 0)[..., None]
             whole = torch.where(told, observed.values, hidden.values)
-            rows["truth"] = self.draw(replace(hidden, values=whole, weight=observed.told + hidden.weight))
+            normals = None if hidden.normals is None or observed.normals is None else observed.normals + hidden.normals
+            rows["truth"] = self.draw(replace(hidden, values=whole, weight=observed.told + hidden.weight, normals=normals))
         return rows
 
     # in the user's units

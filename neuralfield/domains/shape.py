@@ -117,11 +117,8 @@ class Shape(Domain):
     def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:
         """The points on the surface that were seen, or near it."""
         seen = observations.to("cpu")
-        coords = seen.coords.expand(len(seen), -1, -1)
-        pictures = []
-        for points, values, weight in zip(coords, seen.values[..., 0], seen.told, strict=True):
-            pictures.append(splatted(points[_on(values, weight)].numpy()))
-        return np.stack(pictures)
+        clouds = (_on_surface(seen.rows(slice(b, b + 1))) for b in range(len(seen)))
+        return np.stack([splatted(cloud.points, cloud.normals) for cloud in clouds])
 
 
 def _on(values: Float[Tensor, "*N"], weight: Float[Tensor, "*N"]) -> Bool[Tensor, "*N"]:

@@ -24,6 +24,8 @@ class Start(nn.Module, ABC):
     """
 
     codes: Tensor
+    shared: bool = True
+    """Whether signals share the points of a grid, as those of a domain with a `shape` do."""
 
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class Start(nn.Module, ABC):
         if count == 1:
             return own, work
         nearest = Nearest(self.codes)
+        nearest.shared = self.shared
         others = nearest.spread(observations, decoder, objective, count - 1)
         return torch.cat([own, others]), work + nearest.evaluations(observations, decoder)
 
@@ -109,10 +112,10 @@ class Nearest(Start):
 
     @torch.no_grad()
     def _errors(self, observations: Observations, decoder: Decoder, objective: Objective) -> Float[Tensor, "B K"]:
-        """What was seen costs so much with every candidate: nats, or on a shared grid its sum of squared errors."""
+        """What was seen costs so much with every candidate: nats, or in domains with a grid the sum of squared errors."""
         part = observations.span(self._where(observations))
         candidates = self._candidates()
-        if (len(part.coords) == 1 and part.relation is None) or not isinstance(objective, MAP):
+        if (self.shared and part.relation is None) or not isinstance(objective, MAP):
             fields = objective.field(Latent(candidates), decoder)
             return torch.cat([_squares(fields(coords), part, b) for b, coords in enumerate(part.coords)])
         errors = []
@@ -134,7 +137,7 @@ class Nearest(Start):
     def _where(self, observations: Observations) -> Tensor:
         """Points spread evenly over all, whoever else is in the batch."""
         count = observations.weight.shape[1]
-        most = self.POINTS if len(observations.coords) == 1 else self.OWN
+        most = self.POINTS if self.shared else self.OWN
         return torch.linspace(0, count - 1, min(most, count)).long()
 
 

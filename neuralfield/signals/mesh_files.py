@@ -9,7 +9,7 @@ import trimesh
 from jaxtyping import Float
 
 from neuralfield.domains.surfaces import Surface
-from neuralfield.errors import NeuralfieldError
+from neuralfield.errors import NeuralfieldError, UsageError
 
 MARGIN = 1.03
 """The farthest vertex lies at radius 1 / MARGIN, as in DeepSDF."""
@@ -81,14 +81,25 @@ def read_geometry(file: Path) -> Any:
         raise NeuralfieldError(f"it cannot be read as a mesh ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
-def normalised(surface: Surface, normalise: bool = True) -> tuple[Surface, list[float]]:
+def normalised(surface: Surface, normalise: bool = True, frame: list[float] | None = None) -> tuple[Surface, list[float]]:
     """(the surface in the cube [-1, 1]^C, its frame)."""
-    if not normalise:
-        if np.abs(surface.vertices).max() > 1:
-            raise NeuralfieldError("it reaches beyond the cube from -1 to 1; let it be normalised, with signals.normalise=true")
-        return surface, [0.0] * surface.vertices.shape[1] + [1.0]
-    frame = frame_of(surface.vertices[np.unique(surface.elements)])
-    return Surface((surface.vertices - frame[:-1]) / frame[-1], surface.elements), frame
+    frame = chosen_frame(surface.vertices[np.unique(surface.elements)], normalise, frame)
+    inside = Surface((surface.vertices - frame[:-1]) / frame[-1], surface.elements)
+    if np.abs(inside.vertices).max() > 1:
+        raise NeuralfieldError(
+            "it reaches beyond the cube from -1 to 1; let it be normalised by its own box, with signals.normalise=true and no frame"
+        )
+    return inside, frame
+
+
+def chosen_frame(points: Float[np.ndarray, "n C"], normalise: bool, frame: list[float] | None) -> list[float]:
+    """Centre and scale: those of `frame`, of the points' own box, or of the cube."""
+    dims = points.shape[1]
+    if frame is None:
+        return frame_of(points) if normalise and len(points) else [0.0] * dims + [1.0]
+    if len(frame) != dims + 1 or not np.isfinite(frame).all() or not frame[-1] > 0:
+        raise UsageError(f"signals.frame must be a centre and a positive scale, [x, y, z, scale]; got {frame}")
+    return [float(number) for number in frame]
 
 
 def frame_of(points: Float[np.ndarray, "n C"]) -> list[float]:

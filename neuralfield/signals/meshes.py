@@ -15,7 +15,7 @@ from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
 from neuralfield.signals.kept import Samples, cache_folder, kept, watched
-from neuralfield.signals.mesh_files import PointsOnlyError, Report, normalised, read_mesh
+from neuralfield.signals.mesh_files import PointsOnlyError, Report, chosen_frame, normalised, read_mesh
 from neuralfield.signals.scans import scan
 from neuralfield.signals.shapes import Sampled, Shapes
 
@@ -34,6 +34,7 @@ def meshes(
     near: int = 16384,
     spread: float = 0.05,
     normalise: bool = True,
+    frame: list[float] | None = None,
     strict: bool = False,
     skip_bad: bool = False,
     balanced: bool = False,
@@ -43,9 +44,10 @@ def meshes(
     """The meshes of the folder or file `path`, in sorted order, each named by its file, without the ending where that is enough.
 
     With `train/` or `test/` inside, `split` chooses between them; no other subfolder is read. Each mesh is centred and scaled to
-    radius 1 / 1.03 where `normalise` is true, and signed distances are taken at `even` points of the cube, `surface` points of
-    the surface and `near` points around it (`Plan`). They are kept in the folder `cache`, by default below ~/.cache/neuralfield,
-    under a name made of the mesh and of these settings, so that they are taken once and a killed run goes on where it was.
+    radius 1 / 1.03 where `normalise` is true, or all by one `frame` [x, y, z, scale]: p goes to (p - centre) / scale. Signed
+    distances are taken at `even` points of the cube, `surface` points of the surface and `near` points around it (`Plan`). They are
+    kept in the folder `cache`, by default below ~/.cache/neuralfield, under a name made of the mesh and of these settings, so that
+    they are taken once and a killed run goes on where it was.
 
     Meshes that are open, inside out or no manifold are reported in one warning; with `strict` they are refused. With `skip_bad`,
     files that hold no surface are left out. With `balanced`, a draw of some points takes half of them inside (`Shapes`).
@@ -57,23 +59,24 @@ def meshes(
     check_split(split)
     if mirror not in (None, "x", "y", "z"):
         raise UsageError(f'signals.mirror must be an axis, "x", "y" or "z", got {mirror!r}')
+    chosen_frame(np.zeros((0, 3)), normalise, frame)  # a wrong one is no fault of the first mesh
     plan = Plan(even, surface, near, spread)
     root, found = Path(path).expanduser(), _find(Path(path).expanduser(), split)
     stems = Counter(file.stem for file in found)
     samples, ids, frames, reports = [], [], [], {}
     for file in watched(found, "sampling meshes"):
         try:
-            sampled, frame, report = _kept(file, plan, normalise, cache_folder(cache))
+            sampled, own, report = _kept(file, plan, normalise, frame, cache_folder(cache))
         except NeuralfieldError as error:
             if isinstance(error, PointsOnlyError) and root.is_file():
-                return scan(path, normalise)
+                return scan(path, normalise, frame)
             if not skip_bad:
                 raise NeuralfieldError(f"{file}: {error}; mend it, or leave out such files with --skip-bad") from error
             warnings.warn(f"left out {file}: {error}", NeuralfieldWarning, stacklevel=2)
             continue
         samples.append(sampled)
         ids.append(file.stem if stems[file.stem] == 1 else file.name)
-        frames.append(frame)
+        frames.append(own)
         reports[file.name] = report
     if not samples:
         raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
@@ -83,16 +86,16 @@ def meshes(
     return shapes if mirror is None else shapes.with_mirrored("xyz".index(mirror))
 
 
-def _kept(file: Path, plan: Plan, normalise: bool, folder: Path) -> tuple[Sampled, list[float], Report]:
+def _kept(file: Path, plan: Plan, normalise: bool, frame: list[float] | None, folder: Path) -> tuple[Sampled, list[float], Report]:
     """(samples, frame, report) of a mesh, from the cache where it is there."""
-    settings = json.dumps([VERSION, asdict(plan), normalise, file.suffix.lower()]).encode()
+    settings = json.dumps([VERSION, asdict(plan), normalise, frame, file.suffix.lower()]).encode()
     key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
 
     def take() -> tuple[list[Samples], dict[str, Any]]:
         surface, report = read_mesh(file)
-        inside, frame = normalised(surface, normalise)
+        inside, own = normalised(surface, normalise, frame)
         # seeded by the mesh itself: the same points whatever folder it is in
-        return list(plan.take(inside, np.random.default_rng(int(key, 16)))), {"frame": frame, "report": asdict(report)}
+        return list(plan.take(inside, np.random.default_rng(int(key, 16)))), {"frame": own, "report": asdict(report)}
 
     (values, normals), facts = kept(folder, key, take)
     return Sampled(values, normals), facts["frame"], Report(**facts["report"])

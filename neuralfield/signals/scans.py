@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError
-from neuralfield.signals.mesh_files import frame_of, read_geometry
+from neuralfield.signals.mesh_files import chosen_frame, read_geometry
 from neuralfield.signals.shapes import Sampled, Shapes
 
 ALONG_RAY = 4
@@ -67,10 +67,7 @@ def _shape(name: str, seen: dict[str, Any], normalise: bool, frame: list[float] 
         surface, empty = np.concatenate([surface, on]), np.concatenate([empty, free])
     if not len(surface) and not len(seen["points"]):
         raise NeuralfieldError("it shows no point on the surface, nor distances to it")
-    if frame is None:
-        frame = frame_of(surface) if normalise and len(surface) else [0.0, 0.0, 0.0, 1.0]
-    if len(frame) != 4 or not frame[3] > 0:
-        raise NeuralfieldError(f"signals.frame must be a centre and a positive scale, [x, y, z, scale]; got {frame}")
+    frame = chosen_frame(surface, normalise, frame)
     centre, scale = np.array(frame[:3]), frame[3]
     empty = (empty - centre) / scale
     empty = empty[(np.abs(empty) <= 1).all(1)]
