@@ -298,7 +298,8 @@ def test_a_search_is_the_same_for_one_shape_and_for_many(coarse: int | None) -> 
     together = run.infer(shapes)
     for i in range(3):
         alone = run.infer(shapes.batch(torch.tensor([i])))
-        torch.testing.assert_close(alone.latent.mean[0], together.latent.mean[i], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(alone.loss.total[0], together.loss.total[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone.latent.mean[0], together.latent.mean[i], rtol=0.02, atol=0.02)  # one optimum, not another
         assert alone.evaluations[0] == together.evaluations[i]
 
 
