@@ -9,7 +9,7 @@ import torch
 import trimesh
 from contracts.signals import SignalsContract
 
-from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.mesh_files import MARGIN
 from neuralfield.signals.scans import backprojected, scan
 from neuralfield.signals.shapes import Shapes
@@ -397,3 +397,16 @@ def test_outlines_that_are_none_are_one_line(
 def test_settings_of_images_and_curves_are_refused_of_outlines(tmp_path: Path, setting: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="outlines"):
         load(write_outlines(tmp_path / "a.npz", polygons()), **setting)
+
+
+def test_points_beyond_the_cube_are_left_out_and_none_inside_is_one_line(tmp_path: Path) -> None:
+    points = np.array([[0.1, 0, 0], [0, 0.2, 0], [3, 0, 0], [0, 0, -0.4]])
+    normals = np.array([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, -1]])
+    np.savez(tmp_path / "seen.npz", surface=points, normals=normals, points=[[0.9, 0.9, 0.9]], distances=[0.8])
+    with pytest.warns(NeuralfieldWarning, match="left out 1 of 4 points of the surface, beyond"):
+        batch = scan(str(tmp_path / "seen.npz"), normalise=False).batch(torch.tensor([0]))
+    np.testing.assert_allclose(batch.coords[0].numpy(), [*points[[0, 1, 3]].tolist(), [0.9, 0.9, 0.9]], rtol=1e-6)
+    assert batch.normals is not None
+    assert batch.normals[0, :3].tolist() == normals[[0, 1, 3]].tolist()
+    with pytest.raises(NeuralfieldError, match=r"seen.npz: none of its surface lies in the cube .* signals.frame"):
+        scan(str(tmp_path / "seen.npz"), frame=[100.0, 0.0, 0.0, 1.0])

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 import neuralfield.files as files
+from neuralfield.domains.renders import portrait
 from neuralfield.domains.surfaces import extracted
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.export.meshes import ENDINGS, write_mesh
@@ -46,8 +47,14 @@ def write_decoded(run: Run, roster: Roster, codes: Float[Tensor, "B D"], resolut
 
 
 def _png(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
-    Image.fromarray(np.concatenate(list(run.domain.render(field, resolution)), axis=1)).save(out)
-    return len(field) * run.domain.grid(resolution).shape[1]
+    if run.domain.solid:
+        samples = run.domain.grid_shape(resolution)[0]
+        surfaces = [extracted(field.rows(slice(b, b + 1)), samples) for b in range(len(field))]
+        pictures, evaluated = [portrait(surface) for surface, _ in surfaces], sum(points for _, points in surfaces)
+    else:
+        pictures, evaluated = list(run.domain.render(field, resolution)), len(field) * run.domain.grid(resolution).shape[1]
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(out)
+    return evaluated
 
 
 def _in_units(run: Run, field: Field, resolution: int | None) -> tuple[Float[Tensor, "N C"], Float[Tensor, "B N V"]]:

@@ -1,5 +1,6 @@
 """What was seen of one shape: points of its surface, distances, empty space, a depth map; from a file."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import trimesh
 from jaxtyping import Float
 
 import neuralfield.files as files
-from neuralfield.errors import NeuralfieldError
+from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.mesh_files import chosen_frame, read_geometry
 from neuralfield.signals.shapes import Sampled, Shapes
 
@@ -71,6 +72,15 @@ def _shape(name: str, seen: dict[str, Any], normalise: bool, frame: list[float] 
     centre, scale = np.array(frame[:3]), frame[3]
     empty = (empty - centre) / scale
     empty = empty[(np.abs(empty) <= 1).all(1)]
+    inside = (np.abs(surface - centre) <= scale).all(1)
+    if len(surface) and not inside.any():
+        raise NeuralfieldError(
+            f"none of its surface lies in the cube from -1 to 1, with the frame {frame}; say another with signals.frame, or none"
+        )
+    if not inside.all():
+        left = f"left out {int((~inside).sum())} of {len(surface)} points of the surface, beyond the cube from -1 to 1"
+        warnings.warn(left, NeuralfieldWarning, stacklevel=4)
+    surface, normals = surface[inside], None if normals is None else normals[inside]
     known = np.concatenate([_with(surface - centre, 0.0), _with(seen["points"] - centre, seen["distances"])]) / scale
     samples = np.concatenate([known, _with(empty, 0.0)]).astype(np.float32)
     sampled = Sampled(samples, None if normals is None else normals.astype(np.float32), len(empty))
