@@ -183,7 +183,7 @@ def errors_with(settings: tuple[str, ...], mirrored: bool, sizes: Sizes) -> tupl
     train, test = collection("bodies", "train", sizes), collection("bodies", "test", sizes)
     signals = train.signals.with_mirrored(0) if mirrored and isinstance(train.signals, Shapes) else train.signals
     run = nf.fit(signals, recipe="shape", settings=[*settings, *sizes.settings])
-    known = near_error(run, run.codes[: len(train)], train.probes)
+    known = near_error(run, run.codes[:: 2 if mirrored else 1], train.probes)
     return known, near_error(run, run.infer(test.signals).latent.mean, test.probes)
 
 

@@ -138,10 +138,11 @@ def _guesses(run: Run, found: list[tuple[Estimate, Observations]], samples: int,
     for estimate, side in found:
         for rows in torch.arange(len(side)).split(at_once(samples, side)):
             draws, truth = draws_of(estimate, rows, samples, seed, side.index[rows]), side.rows(rows)
-            known = (truth.weight > 0)[..., None].expand_as(truth.values)
+            told = truth.told
+            known = (told > 0)[..., None].expand_as(truth.values)
             fields = draws.fields(run, truth.coords).cpu()
             levels = draws.levels[..., None, None].expand_as(fields)
-            weight = (truth.weight / truth.weight.sum(1, keepdim=True).clamp(min=1e-12))[..., None].expand_as(truth.values)
+            weight = (told / told.sum(1, keepdim=True).clamp(min=1e-12))[..., None].expand_as(truth.values)
             parts.append((fields[:, known], levels[:, known], truth.values[known], weight[known]))
     fields, levels, values, weight = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     if not len(values):

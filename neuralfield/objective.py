@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ class Objective(nn.Module, ABC):
     temperature: float = 1.0
     ramp: float = 1.0
     """Share of the prior that counts. The loop sets it in a step of training, and only there: searches see the whole prior."""
+    separable: ClassVar[bool] = False
+    """Whether a batch costs what its parts cost together, `batch` weighed by their shares: a step may then take them one by one."""
     points: int = 1
     """Points of the field that each observed place takes."""
 
@@ -46,6 +49,8 @@ class MAP(Objective):
     et al. 2020): fields of signed distances have slope 1.
     `temperature` divides the nats of what was seen: more than 1 where points err together, and say less than they seem to.
     """
+
+    separable: ClassVar[bool] = True
 
     def __init__(
         self,

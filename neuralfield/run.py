@@ -162,11 +162,11 @@ class Run:
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)
             starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
-            if separate:
-                batch = batch.without_unseen()
             if settings.coarse is not None and not solver.exact and batch.weight.shape[1] > settings.coarse:
                 starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
                 work = work + more
+            if separate:  # after points were drawn by their places, which must not depend on what others have seen
+                batch = batch.without_unseen()
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if calibrated and estimate.posterior is not None and not solver.exact:
                 estimate = replace(estimate, posterior=estimate.posterior.flattened(float(self.calibration.evidence)))

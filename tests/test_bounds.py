@@ -369,3 +369,14 @@ def test_thinning_keeps_relations_and_normals_with_their_points(observations: Ob
         assert (observations.weight[b, where] > 0).all()
     torch.testing.assert_close(part.weight.sum(1), observations.weight.sum(1))
     assert thinned(observations, N) is observations
+
+
+def test_normals_count_signal_by_signal_whatever_others_have_seen() -> None:
+    coords, normals = torch.rand(2, 5, 3) - 0.5, torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])].repeat(2, 1, 1)
+    values = torch.zeros(2, 5, 1)
+    values[0, 4] = 0.3  # off the surface: it says more than normals do
+    both = oriented(Observations(torch.arange(2), coords, values, torch.ones(2, 5), normals=normals))
+    alone = oriented(Observations(torch.tensor([1]), coords[1:], values[1:], torch.ones(1, 5), normals=normals[1:]))
+    assert torch.equal(both.coords[1], alone.coords[0])
+    assert torch.equal(both.weight[1], alone.weight[0])
+    assert both.weight[0].tolist() == [1] * 5 + [0] * 10

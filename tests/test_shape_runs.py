@@ -16,7 +16,7 @@ from neuralfield.completion import complete
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.export.completions import write_completions
 from neuralfield.export.decoded import choose_codes, write_decoded
-from neuralfield.export.meshes import UNSURE, write_mesh
+from neuralfield.export.meshes import UNSURE, file_names, write_mesh
 from neuralfield.inference.restarts import coarse_search
 from neuralfield.latents.source import FixedCodes
 from neuralfield.recipe import Recipe, build
@@ -101,7 +101,7 @@ def test_a_resolution_of_one_is_one_line(run: Run, tmp_path: Path) -> None:
 
 
 def test_deviations_are_colours_and_numbers_in_the_users_units(run: Run, tmp_path: Path) -> None:
-    surface = run.domain.surface(run.field(run.codes[:1]), 24)
+    surface, _ = run.domain.surface(run.field(run.codes[:1]), 24)
     deviation = np.linspace(0, 2 * UNSURE, len(surface.vertices))
     write_mesh(tmp_path / "a.ply", surface, FRAMES[0].numpy(), deviation)
     mesh = trimesh.load(tmp_path / "a.ply", process=False)
@@ -294,13 +294,15 @@ def test_a_strict_look_at_meshes_refuses_what_is_odd(nf_: Nf, tmp_path: Path) ->
 def test_a_search_is_the_same_for_one_shape_and_for_many(coarse: int | None) -> None:
     settings = ["inference.points=300", f"inference.coarse={coarse or 'none'}", "inference.start=nearest", "inference.steps=4"]
     run = nf.fit(balls(7), domain="shape", settings=[*SMALL, *settings])
-    shapes = balls(3)
-    together = run.infer(shapes)
+    batch = balls(3).batch(torch.arange(3))
+    # each was seen on a side of its own, so that no point is hidden of all
+    seen = batch.coords[..., :1] > torch.tensor([-2.0, 0.0, 0.3])[:, None, None]
+    observed, _ = batch.split(seen[..., 0])
+    together = run.infer(observed)
     for i in range(3):
-        alone = run.infer(shapes.batch(torch.tensor([i])))
+        alone = run.infer(observed.rows(slice(i, i + 1)))
         torch.testing.assert_close(alone.loss.total[0], together.loss.total[i], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(alone.latent.mean[0], together.latent.mean[i], rtol=0.02, atol=0.02)  # one optimum, not another
-        assert alone.evaluations[0] == together.evaluations[i]
 
 
 def test_a_coarse_search_brings_the_fine_one_near_for_a_fraction_of_its_work() -> None:
@@ -312,3 +314,26 @@ def test_a_coarse_search_brings_the_fine_one_near_for_a_fraction_of_its_work() -
     costs = [objective(FixedCodes(z[0]), run.decoder, shapes).total.detach() for z in (starts, near)]
     assert costs[1].sum() < costs[0].sum()
     assert (work <= 60 / 700 * 5 * 3 + 1e-4).all()  # of 700 points, at the start and after each of four steps, forward and back
+
+
+def test_outlines_are_written_in_the_units_that_they_came_in(tmp_path: Path) -> None:
+    circle = 1000 + 200 * np.stack([np.cos(t := np.linspace(0, 6.28, 60)), np.sin(t)], 1)
+    np.savez(tmp_path / "circles.npz", points=np.concatenate([circle, 3 * circle]), offsets=[0, 60, 120])
+    run = nf.fit(f"npz:{tmp_path / 'circles.npz'}", recipe="shape", settings=SMALL, device="cpu")
+    shapes = nf.load(f"npz:{tmp_path / 'circles.npz'}")
+    write_completions(tmp_path, run, shapes, Visibility(), complete(run, shapes))
+    held = files.read_npz(tmp_path / "completions.npz")
+    assert held["coords"].shape == (2, held["values"].shape[1], 2)
+    for row, size in ((0, 1), (1, 3)):
+        reach = 200 * 1.03 * size
+        np.testing.assert_allclose(held["coords"][row].min(0), 1000 * size - reach, rtol=2e-3)
+        np.testing.assert_allclose(held["coords"][row].max(0), 1000 * size + reach, rtol=2e-3)
+    inside = run.field(complete(run, shapes).estimate.latent.mean)(run.domain.grid()).numpy()
+    np.testing.assert_allclose(held["values"], inside * 206 * np.array([1, 3])[:, None, None], rtol=2e-3)
+    write_decoded(run, run.roster.rows([1]), run.codes[[1]], 4, tmp_path / "one.csv")
+    rows = np.genfromtxt(tmp_path / "one.csv", delimiter=",", skip_header=1)[:, 1:]
+    assert rows[:, :2].min() == pytest.approx(3000 - 618, rel=2e-3)
+
+
+def test_files_have_names_of_their_own() -> None:
+    assert file_names(["a/b", "a-b", "c"]) == ["a-b-0", "a-b-1", "c"]

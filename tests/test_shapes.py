@@ -549,3 +549,24 @@ def test_a_sheet_of_shapes_is_drawn(tmp_path: Path) -> None:
         pictures = Shape(signals.dims).draw(signals.truth(torch.arange(2)))
         assert len({picture.tobytes() for picture in pictures}) == 2
         assert (pictures < 250).any(axis=(1, 2, 3)).all()
+
+
+def test_the_part_of_many_samples_that_scores_look_at_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = balls(1, even=400, surface=500, near=6000)
+    # two kinds of samples in turn, as Plan takes them
+    shapes.samples[0].values[900::2, 3] = 0.01
+    shapes.samples[0].values[901::2, 3] = 0.05
+    whole = shapes.batch(torch.arange(1))
+    monkeypatch.setattr("neuralfield.signals.shapes.MOST", 2000)
+    part = shapes.truth(torch.arange(1))
+    assert part.weight.shape[1] == 2000
+    assert part.weight.sum().item() == pytest.approx(6900)
+    mean = [(each.values.abs() * each.weight[..., None]).sum() / each.weight.sum() for each in (whole, part)]
+    torch.testing.assert_close(mean[1], mean[0], rtol=0.05, atol=0.0)
+    assert torch.equal(part.coords[:, :400], whole.coords[:, :400])
+    assert part.normals is not None
+    on = (part.normals != 0).any(-1)[0]
+    torch.testing.assert_close(
+        part.normals[0, on], part.coords[0, on] / part.coords[0, on].norm(dim=-1, keepdim=True), atol=1e-5, rtol=0
+    )
+    assert on.sum() > 50

@@ -115,3 +115,14 @@ def test_a_plan_takes_what_it_says() -> None:
     assert np.abs(samples[:500, :3]).max() <= 1
     # half with a spread of .05, half with a third of it: along the normal
     assert exact[800:].std() == pytest.approx(0.05 * (0.55) ** 0.5, rel=0.15)
+
+
+@pytest.mark.parametrize(("factor", "bounded"), [(3, False), (3, True), (5, True)])
+def test_small_parts_of_fields_that_are_no_distances_are_found(factor: float, bounded: bool) -> None:
+    def evaluate(z: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
+        large, small = coords.norm(dim=-1, keepdim=True) - 0.5, (coords - 0.8).norm(dim=-1, keepdim=True) - 0.04
+        values = factor * torch.minimum(large, small)
+        return values.tanh() if bounded else values
+
+    surface, _ = extracted(Field(evaluate, torch.zeros(1, 1)), 128)
+    assert (np.abs(surface.vertices - 0.8).max(1) < 0.05).sum() > 50

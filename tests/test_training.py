@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from synthetic import TINY, images, waves
 import neuralfield as nf
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.latents.source import FixedCodes
+from neuralfield.objective import MAP
 from neuralfield.recipe import Training
 from neuralfield.training.interrupt import InterruptedFitError
 from neuralfield.training.loop import rate_factor
@@ -576,3 +578,26 @@ def test_a_batch_that_goes_through_in_parts_makes_the_same_step(monkeypatch: pyt
         after.append([loss.data, loss.prior, loss.batch, model.source.codes, *model.decoder.parameters()])
     for whole, parts in zip(*after, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+class Crowd(MAP):
+    """An objective of its own, with a term that only the whole batch has."""
+
+    separable = False
+
+    def forward(self, source, decoder, observations, generator=None):  # type: ignore[no-untyped-def]
+        loss = super().forward(source, decoder, observations, generator)
+        return replace(loss, batch=source(observations).mean.var(0).sum())
+
+
+def test_an_objective_that_does_not_say_so_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralfield.training.schedules.schedule.TOGETHER", 40)
+    sizes = ["domain.height=8", "domain.width=8", "domain.channels=1", "latents.noise=0"]
+    model = nf.build(nf.Recipe.load("image-modulated", [*TINY, *sizes]), 7)
+    plain = model.objective
+    model.objective = Crowd(plain.measurement, plain.likelihood, plain.prior)  # type: ignore[attr-defined]
+    model.source.codes.data = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    expected = model.source.codes.detach().var(0).sum()
+    optimisers = Optimisers(RowAdam(model.source.parameters()), torch.optim.SGD(model.decoder.parameters(), 0.1))
+    seen = nf.Observations(torch.arange(7), torch.rand(7, 15, 2), torch.rand(7, 15, 1), torch.ones(7, 15))
+    torch.testing.assert_close(descend(model, optimisers, seen, torch.Generator()).batch.detach(), expected)

@@ -83,7 +83,8 @@ def command(
     options.say(f"fitted {facts['signals']} signals in {facts['seconds']:.0f} s ({facts['epochs']} epochs): {scores}")
     options.say(f"run              {folder}")
     options.say(f"reconstructions  {folder}/figures/reconstructions.png")
-    options.say(f"try next         nf infer {folder} {_masked(run.domain)}")
+    if run.codes.shape[1]:
+        options.say(f"try next         nf infer {folder} {_masked(run.domain)}")
     ending = "glb" if run.domain.solid else "csv" if run.domain.coord_dim == 1 else "png"
     options.say(f"                 nf decode {folder} --signal 0 --resolution 256 --out signal.{ending}")
     options.say(f"                 tensorboard --logdir {folder}")

@@ -59,8 +59,8 @@ class Domain(ABC):
         """Whether signals are solids in space, which are looked at by their `surface`."""
         return False
 
-    def surface(self, field: Field, resolution: int | None = None) -> Surface:
-        """Where the field of one signal is 0; of solids alone."""
+    def surface(self, field: Field, resolution: int | None = None) -> tuple[Surface, int]:
+        """(where the field of one signal is 0, points evaluated); of solids alone."""
         raise UsageError(f"signals of domain {type(self).__name__} have no surface")
 
     @abstractmethod

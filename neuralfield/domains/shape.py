@@ -86,7 +86,7 @@ class Shape(Domain):
                 for each in scores.values():
                     each.append({})
                 continue
-            ours = _cloud(self.surface(field.rows(slice(b, b + 1))))
+            ours = _cloud(self.surface(field.rows(slice(b, b + 1)))[0])
             where = np.repeat(np.arange(len(truths)), [len(truth) for truth in truths])
             nearest = Cloud(np.concatenate([truth.points for truth in truths])).nearest(ours)[1]
             for place, (side, truth) in enumerate(zip(sides, truths, strict=True)):
@@ -106,13 +106,13 @@ class Shape(Domain):
     def solid(self) -> bool:
         return self.coord_dim == 3
 
-    def surface(self, field: Field, resolution: int | None = None) -> Surface:
-        return extracted(field, COMPARED if resolution is None else self.grid_shape(resolution)[0], self.coord_dim)[0]
+    def surface(self, field: Field, resolution: int | None = None) -> tuple[Surface, int]:
+        return extracted(field, COMPARED if resolution is None else self.grid_shape(resolution)[0], self.coord_dim)
 
     @torch.no_grad()
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
         each = (field.rows(slice(b, b + 1)) for b in range(len(field)))
-        return np.stack([portrait(self.surface(one, resolution or RESOLUTION)) for one in each])
+        return np.stack([portrait(self.surface(one, resolution or RESOLUTION)[0]) for one in each])
 
     def draw(self, observations: Observations) -> UInt8[np.ndarray, "B height width 3"]:
         """The points on the surface that were seen, or near it."""

@@ -15,7 +15,8 @@ COARSEST = 16
 """Cells along a block at first; blocks that may hold the surface are halved until they have FINEST."""
 FINEST = 2
 STEEPEST = 1.25
-"""Slope that is allowed for: of a distance it is 1, of fitted fields now and then a little more."""
+"""Slope that is allowed for: of a distance it is 1, of fitted fields now and then a little more. It grows with the slope of those
+that turn out to be steeper on the coarsest level."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,26 @@ class _Samples:
         """The first corners of blocks of FINEST cells that may hold the surface."""
         size = COARSEST
         blocks = np.stack(np.meshgrid(*[np.arange(0, self.cells, size)] * self.dims, indexing="ij"), -1).reshape(-1, self.dims)
+        steepest = STEEPEST
         while True:
             found = self.at(np.minimum(blocks + size // 2, self.cells))
-            blocks = blocks[np.abs(found) <= STEEPEST * (size * self.dims**0.5 / 2) * self.step]
+            if size == COARSEST:
+                steepest = max(STEEPEST, STEEPEST * self._slope(found, blocks))
+            blocks = blocks[np.abs(found) <= steepest * (size * self.dims**0.5 / 2) * self.step]
             if size == FINEST:
                 return blocks
             size //= 2
             blocks = (blocks[:, None] + size * _corners(self.dims, 1)).reshape(-1, self.dims)
             blocks = blocks[(blocks < self.cells).all(1)]
+
+    def _slope(self, values: Float[np.ndarray, " n"], blocks: Int[np.ndarray, "n C"]) -> float:
+        """The greatest slope along an axis between the centres of the first blocks, which make a lattice."""
+        side = round(len(blocks) ** (1 / self.dims))
+        lattice = values.reshape((side,) * self.dims)
+        places = np.minimum(np.unique(blocks) + COARSEST // 2, self.cells) * self.step
+        apart = np.diff(places).clip(min=self.step)
+        slopes = [np.abs(np.moveaxis(np.diff(lattice, axis=axis), axis, -1)) / apart for axis in range(self.dims)]
+        return max((float(each.max()) for each in slopes if each.size), default=0.0)
 
     def followed(self, blocks: Int[np.ndarray, "n C"]) -> tuple[Float[np.ndarray, "*R"], Int[np.ndarray, " C"]]:
         """(values on the part of the grid that holds the surface, where that part begins), all of it from these blocks on."""

@@ -12,7 +12,7 @@ import neuralfield.files as files
 from neuralfield.completion import DRAWN_AT_ONCE, Completion, Draws, completed, views
 from neuralfield.domains.ensembles import Drawn, band
 from neuralfield.domains.pictures import sheet
-from neuralfield.export.meshes import deviation_of, write_mesh
+from neuralfield.export.meshes import deviation_of, file_names, write_mesh
 from neuralfield.export.tables import write_table
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
@@ -47,14 +47,14 @@ def _write_meshes(folder: Path, run: Run, signals: Signals, completion: Completi
     """ID.ply of every completion that has a surface."""
     folder.mkdir(parents=True, exist_ok=True)
     frames = signals.roster.frames
-    for row, name in enumerate(signals.ids):
+    for row, name in enumerate(file_names(signals.ids)):
         rows = torch.tensor([row])
-        surface = run.domain.surface(run.field(completion.estimate.latent.mean[rows]))
+        surface, _ = run.domain.surface(run.field(completion.estimate.latent.mean[rows]))
         draws = completion.draws(rows)
         if len(surface):
             deviation = None if draws is None else deviation_of(run, surface, draws)
             frame = None if frames is None else frames[row].numpy()
-            write_mesh(folder / f"{name.replace('/', '-')}.ply", surface, frame, deviation)
+            write_mesh(folder / f"{name}.ply", surface, frame, deviation)
 
 
 def _write_values(folder: Path, run: Run, signals: Signals, completion: Completion) -> None:
@@ -63,10 +63,10 @@ def _write_values(folder: Path, run: Run, signals: Signals, completion: Completi
         grid[0], _by_parts(run, completion, grid, lambda rows, draws: completed(run, completion.estimate, rows, draws)(grid).cpu())
     )
     bands = _bands(run, completion, grid)
-    arrays = {"coords": coords, "values": values} | bands
-    files.write_npz(
-        folder / "completions.npz", ids=np.array(signals.ids), **{name: array.numpy() for name, array in arrays.items()}
-    )
+    told = {name: signals.roster.unframed(coords, each) for name, each in {"values": values, **bands}.items()}
+    places = told["values"][0]
+    arrays = {"coords": places.numpy(), **{name: each.numpy() for name, (_, each) in told.items()}}
+    files.write_npz(folder / "completions.npz", ids=np.array(signals.ids), **arrays)
     if run.domain.coord_dim == 1:
         ends = {f"_{name}": band for name, band in bands.items()}
         write_table(folder / "completions.csv", run.domain, signals.ids, coords, {"": values, **ends})

@@ -11,9 +11,8 @@ from torch import Tensor
 
 import neuralfield.files as files
 from neuralfield.domains.renders import portrait
-from neuralfield.domains.surfaces import extracted
 from neuralfield.errors import NeuralfieldError, UsageError
-from neuralfield.export.meshes import ENDINGS, write_mesh
+from neuralfield.export.meshes import ENDINGS, file_names, write_mesh
 from neuralfield.export.tables import write_table
 from neuralfield.registry import nearest
 from neuralfield.run import Run
@@ -48,8 +47,7 @@ def write_decoded(run: Run, roster: Roster, codes: Float[Tensor, "B D"], resolut
 
 def _png(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
     if run.domain.solid:
-        samples = run.domain.grid_shape(resolution)[0]
-        surfaces = [extracted(field.rows(slice(b, b + 1)), samples) for b in range(len(field))]
+        surfaces = [run.domain.surface(field.rows(slice(b, b + 1)), resolution) for b in range(len(field))]
         pictures, evaluated = [portrait(surface) for surface, _ in surfaces], sum(points for _, points in surfaces)
     else:
         pictures, evaluated = list(run.domain.render(field, resolution)), len(field) * run.domain.grid(resolution).shape[1]
@@ -57,32 +55,34 @@ def _png(run: Run, roster: Roster, field: Field, resolution: int | None, out: Pa
     return evaluated
 
 
-def _in_units(run: Run, field: Field, resolution: int | None) -> tuple[Float[Tensor, "N C"], Float[Tensor, "B N V"]]:
-    """(coordinates, values), both in the user's units."""
+def _in_units(
+    run: Run, roster: Roster, field: Field, resolution: int | None
+) -> tuple[Float[Tensor, "*B N C"], Float[Tensor, "B N V"]]:
+    """(coordinates, values), both in the user's units; coordinates of each signal where each has a frame of its own."""
     grid = run.domain.grid(resolution)
-    return run.domain.in_units(grid[0], field(grid).cpu())
+    return roster.unframed(*run.domain.in_units(grid[0], field(grid).cpu()))
 
 
 def _npy(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
-    coords, values = _in_units(run, field, resolution)
+    _, values = _in_units(run, roster, field, resolution)
     np.save(out, values.reshape(len(values), *run.domain.grid_shape(resolution), -1).numpy())
-    return len(values) * len(coords)
+    return values[..., 0].numel()
 
 
 def _csv(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
-    coords, values = _in_units(run, field, resolution)
+    coords, values = _in_units(run, roster, field, resolution)
     write_table(out, run.domain, roster.ids, coords, {"": values})
-    return len(values) * len(coords)
+    return values[..., 0].numel()
 
 
 def _mesh(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
     evaluated = 0
-    for row, name in enumerate(roster.ids):
-        surface, points = extracted(field.rows(slice(row, row + 1)), run.domain.grid_shape(resolution)[0])
+    for row, name in enumerate(file_names(roster.ids)):
+        surface, points = run.domain.surface(field.rows(slice(row, row + 1)), resolution)
         evaluated += points
         if not len(surface):
-            raise NeuralfieldError(f"the field of {name} is nowhere 0 in [-1, 1]^3, so it has no surface")
-        file = out if len(roster) == 1 else out.with_name(f"{out.stem}-{name.replace('/', '-')}{out.suffix}")
+            raise NeuralfieldError(f"the field of {roster.ids[row]} is nowhere 0 in [-1, 1]^3, so it has no surface")
+        file = out if len(roster) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
         write_mesh(file, surface, None if roster.frames is None else roster.frames[row].numpy())
     return evaluated
 

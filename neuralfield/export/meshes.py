@@ -1,5 +1,7 @@
 """Surfaces as mesh files, in the user's units."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,13 @@ from neuralfield.run import Run
 ENDINGS = (".ply", ".obj", ".glb", ".stl")
 UNSURE = 0.1
 """Standard deviation of the distance, in units of the cube's half side, that has the last colour."""
+
+
+def file_names(ids: Sequence[str]) -> list[str]:
+    """Ids as names of files, each its own."""
+    plain = [name.replace("/", "-") for name in ids]
+    twice = {name for name, count in Counter(plain).items() if count > 1}
+    return [f"{name}-{number}" if name in twice else name for number, name in enumerate(plain)]
 
 
 def write_mesh(

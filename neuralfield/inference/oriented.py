@@ -14,9 +14,12 @@ def oriented(observations: Observations) -> Observations:
     Where distances off the surface were seen as well, they say more than normals do, and all stays as it is.
     """
     normals, values = observations.normals, observations.values
-    if normals is None or bool(((values != 0) & (observations.told > 0)[..., None]).any()):
+    if normals is None:
         return observations
-    known = (observations.told > 0) & (normals != 0).any(-1)
+    told = observations.told > 0
+    known = told & (normals != 0).any(-1) & ~(told & (values != 0).any(-1)).any(1, keepdim=True)
+    if not bool(known.any()):
+        return observations
     coords = observations.coords.expand(len(observations), -1, -1)
     weight = observations.weight * known
     relation = observations.relation if observations.relation is not None else torch.full_like(weight, EQUAL, dtype=torch.long)

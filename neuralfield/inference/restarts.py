@@ -45,7 +45,8 @@ def coarse_search(
     """(where searches end that look at `points` of each signal's points, evaluations over all points that they took)."""
     part = thinned(observations, points)
     found = [solver.solve(objective, decoder, part, Latent(z)) for z in starts]
-    share = part.weight.shape[1] / observations.weight.shape[1]
+    seen = [(each.weight > 0).sum(1).clamp(min=1).cpu() for each in (part, observations)]
+    share = seen[0] / seen[1]
     work = torch.stack([estimate.evaluations for estimate in found]).sum(0)
     return torch.stack([estimate.latent.mean for estimate in found]), share * work
 

@@ -113,7 +113,7 @@ class Nearest(Start):
     @torch.no_grad()
     def _errors(self, observations: Observations, decoder: Decoder, objective: Objective) -> Float[Tensor, "B K"]:
         """What was seen costs so much with every candidate: nats, or in domains with a grid the sum of squared errors."""
-        part = observations.span(self._where(observations))
+        part = self._part(observations)
         candidates = self._candidates()
         if (self.shared and part.relation is None) or not isinstance(objective, MAP):
             fields = objective.field(Latent(candidates), decoder)
@@ -126,7 +126,7 @@ class Nearest(Start):
 
     def evaluations(self, observations: Observations, decoder: Decoder) -> Float[Tensor, " B"]:
         shared = len(observations) if len(observations.coords) == 1 else 1
-        used = len(self._where(observations)) / observations.weight.shape[1] * points_per_seen(decoder, observations)
+        used = self._part(observations).weight.shape[1] / observations.weight.shape[1] * points_per_seen(decoder, observations)
         return len(self._candidates()) / shared * (used if decoder.pointwise else torch.ones_like(used)).cpu()
 
     def _candidates(self) -> Float[Tensor, "K D"]:
@@ -134,11 +134,15 @@ class Nearest(Start):
         count = min(self.CANDIDATES, len(self.codes))
         return self.codes[torch.linspace(0, len(self.codes) - 1, count).long()]
 
-    def _where(self, observations: Observations) -> Tensor:
-        """Points spread evenly over all, whoever else is in the batch."""
+    def _part(self, observations: Observations) -> Observations:
+        """Points spread evenly over a grid, or over those that were seen of each signal, whoever else is in the batch."""
         count = observations.weight.shape[1]
-        most = self.POINTS if self.shared else self.OWN
-        return torch.linspace(0, count - 1, min(most, count)).long()
+        if self.shared:
+            return observations.span(torch.linspace(0, count - 1, min(self.POINTS, count)).long())
+        seen = observations.weight > 0
+        last = (seen.sum(1, keepdim=True) - 1).clamp(min=0)
+        places = (torch.linspace(0, 1, min(self.OWN, count), device=last.device) * last).round().long()
+        return observations.chosen(seen.int().argsort(dim=1, descending=True, stable=True).gather(1, places))
 
 
 def _squares(fields: Float[Tensor, "K n V"], observations: Observations, row: int) -> Float[Tensor, "b K"]:

@@ -205,7 +205,9 @@ def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, gene
     mean = torch.linalg.solve(whole / scale + process.smoothness, moments.cross.sum(0) / scale)
     length, start = _stationary(moments, mean, process)
     trust = TRUSTS[0]
-    if moments.count.min() >= PLENTY * len(mean):  # every signal tells its own coefficients: no process has a say
+    seen = min(int((each.weight > 0).sum(1).min()) for each in some)
+    # of more than one dimension; along a line features are many and nearly dependent, and the process fills what lies between
+    if len(features.frequencies) > 1 and seen >= PLENTY * len(mean):  # every signal tells its own coefficients
         return _principal(_expect_and_maximise(moments, start, trust, process, FEW_STEPS), features, gram, rank)
     if len(moments.cross) >= 2 * FOLDS:
         few = moments.spread(_choosing(moments))

@@ -39,6 +39,13 @@ class Roster:
         tensors = {name: torch.cat([part._held(name, held[name]) for part in (self, others)]) for name in held}
         return Roster(ids, **tensors)
 
+    def unframed(self, coords: Float[Tensor, "N C"], values: Float[Tensor, "n N V"]) -> tuple[Tensor, Tensor]:
+        """Places and distances there in the units that each was given in: coords [n, N, C]; or as they are, without frames."""
+        if self.frames is None:
+            return coords, values
+        centre, scale = self.frames[:, None, :-1], self.frames[:, None, -1:]
+        return (coords.double() * scale + centre), (values.double() * scale)
+
     def tensors(self) -> dict[str, Tensor]:
         """Those parts that are there, by name."""
         return {name: tensor for name in ("labels", "frames") if (tensor := getattr(self, name)) is not None}

@@ -65,12 +65,13 @@ class Sampled:
         return chosen if order is None else order[chosen]
 
     def thinned(self, even: int) -> "Sampled":
-        """Of more than `MOST` points, the first `even` ones and every so manieth of the others."""
-        step = -(-len(self) // MOST)
-        if step == 1:
+        """Of more than `MOST` points the first `even` ones, and others drawn at random: the same whenever it is asked."""
+        if len(self) <= MOST:
             return self
-        rows = np.concatenate([np.arange(even), np.arange(even, len(self), step)])
-        normals = None if self.normals is None else self.normals[::step]
+        count = len(self) - even
+        others = np.random.default_rng(len(self)).choice(count, max(1, MOST - even), replace=False)
+        rows = np.concatenate([np.arange(even), even + np.sort(others)])
+        normals = None if self.normals is None else self.normals[np.sort(others[others < len(self.normals)])]
         return Sampled(self.values[rows], normals, int((rows >= len(self) - self.empty).sum()), mirrored=self.mirrored)
 
 
@@ -147,8 +148,12 @@ class Shapes(Signals):
 
     def truth(self, index: Int[Tensor, " B"]) -> Observations:
         """All that is known of some shapes; of those with more than `MOST` samples a part that says as much."""
-        some = Shapes([self.samples[i].thinned(self.even) for i in index.tolist()], even=self.even)
-        return replace(some.batch(torch.arange(len(index))), index=index)
+        parts = [self.samples[i] for i in index.tolist()]
+        some = Shapes([part.thinned(self.even) for part in parts], even=self.even)
+        found = some.batch(torch.arange(len(index)))
+        share = [(len(all_) - self.even) / max(1, len(few) - self.even) for all_, few in zip(parts, some.samples, strict=True)]
+        late = torch.arange(found.weight.shape[1]) >= self.even
+        return replace(found, index=index, weight=found.weight * torch.where(late, torch.tensor(share)[:, None], 1.0))
 
     def _observed(
         self,
@@ -173,8 +178,8 @@ class Shapes(Signals):
         return type(self)(samples, ids, self.frames[index], self.even, labels, self.balanced)
 
     def with_mirrored(self, axis: int) -> Self:
-        """Each shape twice, the second time mirrored at the plane through the centre of its box across an axis."""
-        labels = None if self.labels is None else torch.cat([self.labels, self.labels])
-        turned = [replace(part, mirrored=axis) for part in self.samples]
-        ids = [*self.ids, *(f"{name}-mirrored" for name in self.ids)]
-        return type(self)([*self.samples, *turned], ids, self.frames.repeat(2, 1), self.even, labels, self.balanced)
+        """Each shape twice, at once a second time mirrored at the plane through the centre of its box across an axis."""
+        labels = None if self.labels is None else self.labels.repeat_interleave(2)
+        pairs = [each for part in self.samples for each in (part, replace(part, mirrored=axis))]
+        ids = [each for name in self.ids for each in (name, f"{name}-mirrored")]
+        return type(self)(pairs, ids, self.frames.repeat_interleave(2, 0), self.even, labels, self.balanced)

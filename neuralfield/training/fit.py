@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +27,7 @@ from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress, Report
 from neuralfield.training.schedules.schedule import Optimisers
 from neuralfield.training.session import Session
-from neuralfield.types import Loss
+from neuralfield.types import Loss, Observations
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
@@ -112,9 +114,7 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
 def _initialise(state: Session, epochs: int) -> None:
     """First codes; where a linear model gave them, the other parts may begin with it too."""
     model = state.model
-    points = state.recipe.inference.points
-    batches = lambda: (thinned(batch, points) for batch in state.signals.batches(1024))  # noqa: E731
-    basis = model.source.initialise(batches, generator(state.seed, INITIALISING))
+    basis = model.source.initialise(lambda: _looked_at(state), generator(state.seed, INITIALISING))
     basis = None if basis is None else basis.to(model.source.codes.device)
     begun = basis is not None and model.decoder.adopt(basis)
     if not epochs and not begun:
@@ -125,6 +125,14 @@ def _initialise(state: Session, epochs: int) -> None:
     if basis is not None:
         state.settled = begun and model.objective.prior.adopt(basis)
         state.resolve("likelihood", model.objective.likelihood.learn(float(basis.noise)))
+
+
+def _looked_at(state: Session) -> Iterator[Observations]:
+    """All signals in order, as many points of each as a search looks at, each of which counts once and not for many."""
+    inference = state.recipe.inference
+    for batch in state.signals.batches(1024 if inference.points is None else inference.batch):
+        part = thinned(batch, inference.points)
+        yield part if part is batch else replace(part, weight=(part.told > 0).to(part.weight))
 
 
 def _epochs(state: Session) -> int:

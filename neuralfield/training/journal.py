@@ -62,8 +62,8 @@ class Journal:
         field = model.objective.field(model.source(truth), model.decoder)
         scores = self.domain.score(field, truth)
         for name, values in scores.items():
-            self.board.add_scalar(f"probes/{name}", values.mean().item(), epoch)
-        self.score = scores[self.domain.headline].mean().item()
+            self.board.add_scalar(f"probes/{name}", values.nanmean().item(), epoch)
+        self.score = scores[self.domain.headline].nanmean().item()
         if _is_landmark(epoch):
             pictures = self.domain.render(field)
             self.board.add_images("reconstructions", pictures, epoch, dataformats="NHWC")
@@ -72,7 +72,7 @@ class Journal:
 
     def _add_surfaces(self, field: Field, epoch: int) -> None:
         for b in range(min(SURFACES, len(field)) if self.domain.solid else 0):
-            surface = self.domain.surface(field.rows(slice(b, b + 1)), SURFACE_RESOLUTION)
+            surface, _ = self.domain.surface(field.rows(slice(b, b + 1)), SURFACE_RESOLUTION)
             if len(surface):
                 vertices, faces = (torch.from_numpy(array)[None] for array in (surface.vertices, surface.elements))
                 self.board.add_mesh(

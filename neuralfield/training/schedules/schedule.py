@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from neuralfield.inference.solver import frozen
 from neuralfield.recipe import Model
@@ -67,7 +68,8 @@ def descend(
 def _parts(model: Model, observations: Observations) -> list[Observations]:
     """Signals whose activations stay in a CPU's cache while they go forward and back: 1.2 to 1.8 times faster than all at once."""
     count, points = observations.weight.shape
-    if observations.weight.is_cuda or not model.decoder.pointwise or count * points <= TOGETHER:
+    whole = observations.weight.is_cuda or not model.decoder.pointwise or not model.objective.separable
+    if whole or count * points <= TOGETHER:
         return [observations]
     each = max(1, TOGETHER // points)
     return [observations.rows(slice(first, first + each)) for first in range(0, count, each)]
@@ -78,5 +80,10 @@ def _joined(found: list[Loss]) -> Loss:
     if len(found) == 1:
         return found[0]
     data, prior, observed = (torch.cat([getattr(loss, name).detach() for loss in found]) for name in ("data", "prior", "observed"))
-    shares = [len(loss.data) / len(data) * loss.batch.detach() for loss in found]
-    return Loss(data, prior, observed, torch.stack(shares).sum())
+    shares = torch.tensor([len(loss.data) / len(data) for loss in found])
+
+    def weighed(each: list[Tensor]) -> Tensor:
+        return torch.stack([share * number.detach() for share, number in zip(shares, each, strict=True)]).sum(0)
+
+    terms = {name: weighed([loss.terms[name] for loss in found]) for name in found[0].terms}
+    return Loss(data, prior, observed, weighed([loss.batch for loss in found]), terms)
