@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -128,11 +127,10 @@ def _initialise(state: Session, epochs: int) -> None:
 
 
 def _looked_at(state: Session) -> Iterator[Observations]:
-    """All signals in order, as many points of each as a search looks at, each of which counts once and not for many."""
+    """All signals in order, as many points of each as a search looks at, which stand for all."""
     inference = state.recipe.inference
     for batch in state.signals.batches(1024 if inference.points is None else inference.batch):
-        part = thinned(batch, inference.points)
-        yield part if part is batch else replace(part, weight=(part.told > 0).to(part.weight))
+        yield thinned(batch, inference.points)
 
 
 def _epochs(state: Session) -> int:
