@@ -20,7 +20,7 @@ from neuralfield.signals.scans import scan
 from neuralfield.signals.shapes import Sampled, Shapes
 
 ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
-VERSION = 4
+VERSION = 5
 """Of what is kept: another number where the same mesh would be sampled otherwise."""
 SMALL, LARGE = 0.2, 5.0
 """Ratios of scales within one set beyond which its units are probably mixed."""
