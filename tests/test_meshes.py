@@ -175,7 +175,7 @@ def sphere(at: float = 0.0, radius: float = 1.0, flipped: float = 0.0) -> trimes
     made = trimesh.creation.icosphere(2, radius=radius)
     turned = np.random.default_rng(0).random(len(made.faces)) < flipped
     faces = np.where(turned[:, None], made.faces[:, ::-1], made.faces)
-    return trimesh.Trimesh(made.vertices + [at, 0, 0], faces, process=False)
+    return trimesh.Trimesh(made.vertices + np.array([at, 0, 0]), faces, process=False)
 
 
 def together(*parts: trimesh.Trimesh) -> trimesh.Trimesh:
