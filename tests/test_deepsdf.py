@@ -512,6 +512,18 @@ def test_normals_and_empty_points_keep_their_places_in_that_part(monkeypatch: py
         assert torch.equal(getattr(truth, name), torch.cat([every[:, :40], every[:, 40::3]], 1)), name
 
 
+def test_a_balanced_draw_looks_at_all_points_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorts, argsort = [], np.argsort
+    monkeypatch.setattr(np, "argsort", lambda *given, **how: sorts.append(1) or argsort(*given, **how))
+    part = Sampled(ball(0.5))
+    for seed in range(3):
+        shares = np.random.default_rng(seed).random(40)
+        signs = part.rows(part.drawn(shares, True))[:, -1] < 0
+        assert not signs[:20].any()
+        assert signs[20:].all()
+    assert len(sorts) == 1
+
+
 @pytest.mark.parametrize("source", ["primitives"])
 def test_other_shapes_can_be_drawn_so_too(source: str) -> None:
     shapes = load(source, count=2, balanced=True, even=200, surface=50, near=200)
