@@ -16,7 +16,7 @@ from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.distances import Plan, signed_distance
 from neuralfield.signals.mesh_files import MARGIN, PointsOnlyError, Report, read_mesh
-from neuralfield.signals.meshes import meshes
+from neuralfield.signals.meshes import Meshes, meshes
 from neuralfield.signals.outlines import polygon
 from neuralfield.signals.shapes import Shapes
 from neuralfield.signals.signals import Signals, load
@@ -516,8 +516,40 @@ def test_what_was_damaged_is_sampled_again(tmp_path: Path, taken: list[Surface],
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(NeuralfieldError, match="cannot be written"):
-        meshes(str(write(tmp_path, box())), cache=str(tmp_path / "file" / "below"), **SIZES)
+    write(tmp_path, box())
+    for skip_bad in (False, True):
+        with pytest.raises(
+            NeuralfieldError, match=r"cannot be kept in .*file/below .*cannot be written.*signals.cache=FOLDER"
+        ) as caught:
+            meshes(str(tmp_path), cache=str(tmp_path / "file" / "below"), skip_bad=skip_bad, **SIZES)
+        assert "a.ply" not in str(caught.value)
+        assert "--skip-bad" not in str(caught.value)
+
+
+def test_a_change_in_a_buffer_beside_a_gltf_is_seen(tmp_path: Path, taken: list[Surface]) -> None:
+    for name, content in box().export(file_type="gltf").items():
+        (tmp_path / ("a.gltf" if name.endswith(".gltf") else name)).write_bytes(content)
+    first = meshes(str(tmp_path), **SIZES)
+    assert same(first, meshes(str(tmp_path), **SIZES))
+    assert len(taken) == 1
+    described = (tmp_path / "a.gltf").read_bytes()
+    for buffer in tmp_path.glob("*.bin"):
+        buffer.write_bytes(buffer.read_bytes().replace(np.float32(0.3).tobytes(), np.float32(0.4).tobytes()))
+    changed = meshes(str(tmp_path), **SIZES)
+    assert (tmp_path / "a.gltf").read_bytes() == described
+    assert len(taken) == 2
+    assert not same(first, changed)
+
+
+def test_what_was_found_comes_with_the_shapes(tmp_path: Path) -> None:
+    write(tmp_path, without(box(), slice(0, 1)), "open.ply")
+    write(tmp_path, box(), "whole.ply")
+    for _ in range(2):  # fresh, then from the cache
+        with pytest.warns(NeuralfieldWarning, match="open"):
+            found = load(f"meshes:{tmp_path}", **SIZES)
+        assert isinstance(found, Meshes)
+        assert list(found.reports) == ["open.ply", "whole.ply"]
+        assert [report.open_edges for report in found.reports.values()] == [3, 0]
 
 
 def test_a_plan_may_leave_kinds_of_points_out(tmp_path: Path) -> None:

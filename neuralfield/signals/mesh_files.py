@@ -46,6 +46,11 @@ class Report:
         found += ["inside out (turned)"] * self.turned
         return ", ".join(found)
 
+    @property
+    def described(self) -> str:
+        """The same with the mesh's size."""
+        return f"{self.faces} faces in {self.components} {'part' if self.components == 1 else 'parts'}: {self}"
+
 
 def read_mesh(file: Path) -> tuple[Surface, Report]:
     """The surface of a file, of any format that trimesh reads: one mesh, faces with an area, outside out."""
