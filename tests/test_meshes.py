@@ -225,6 +225,31 @@ def test_each_part_is_turned_outside_out_and_cavities_stay(
     assert report.components == 2
 
 
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("ball", [False, True])
+def test_what_lies_in_the_box_of_another_part_but_not_in_it_is_judged_for_itself(tmp_path: Path, ring: bool, ball: bool) -> None:
+    torus = trimesh.creation.torus(2.0, 0.4)
+    if ring:
+        torus.invert()
+    surface, report = read_mesh(write(tmp_path, together(torus, sphere(0, 0.3, float(ball))), "a.off"))
+    assert report.turned == (ring or ball)
+    assert surface.volume == pytest.approx(abs(torus.volume) + sphere(0, 0.3).volume, rel=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_closed_parts_in_an_open_one_stay_outside_out(tmp_path: Path, turned: bool) -> None:
+    """The open one may face either way."""
+    ball = trimesh.creation.icosphere(3, radius=2.0)
+    bowl = without(ball, ball.triangles_center[:, 2] > 0.3)
+    if turned:
+        bowl = trimesh.Trimesh(bowl.vertices, bowl.faces[:, ::-1], process=False)
+    surface, report = read_mesh(write(tmp_path, together(bowl, sphere(0, 0.3)), "a.off"))
+    assert report.turned == turned
+    inner = np.linalg.norm(surface.vertices[surface.elements].mean(1), axis=1) < 0.4
+    assert inner.sum() == len(sphere().faces)
+    assert Surface(surface.vertices, surface.elements[inner]).volume > 0
+
+
 @pytest.mark.parametrize("where", [(0, 0, 0), (0, 0, 1e3), (0, 0, -1e3), (1e3, -1e3, 1e3)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_an_open_mesh_is_turned_only_where_it_is_inside_out_wherever_it_lies(

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import igl
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Int
@@ -13,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.signals.distances import INSIDE
 
 MARGIN = 1.03
 """The farthest vertex lies at radius 1 / MARGIN, as in DeepSDF."""
@@ -167,30 +169,34 @@ def _agreeing(faces: Int[np.ndarray, "m 3"], edges: Edges) -> Int[np.ndarray, "m
 def _inverted(surface: Surface, edges: Edges) -> Bool[np.ndarray, " m"]:
     """Faces of parts that are inside out, judged by their volume: each closed part for itself, all open ones together.
 
-    What lies in the box of another part, as a cavity does, is turned with that.
+    A closed part that lies in another, as a cavity does, is turned with that.
     """
     parts = edges.parts()
     is_open = np.isin(parts, parts[(edges.counts == 1)[edges.of_face].any(1)])
-    parts = np.unique(np.where(is_open, -1, parts), return_inverse=True)[1].reshape(-1)
-    corners = surface.vertices[surface.elements]
+    _, first, parts = np.unique(np.where(is_open, -1, parts), return_index=True, return_inverse=True)
+    parts = parts.reshape(-1)
     # of an open one the volume depends on the origin
-    corners = corners - (surface.vertices.min(0) + surface.vertices.max(0)) / 2
-    volume = np.bincount(parts, np.linalg.det(corners))
-    low, high = np.full((2, len(volume), 3), np.inf)
+    middle = (surface.vertices.min(0) + surface.vertices.max(0)) / 2
+    volume = np.bincount(parts, np.linalg.det(surface.vertices[surface.elements] - middle))
+    return (volume < 0)[_outermost(surface, parts, ~is_open[first])][parts]
+
+
+def _outermost(surface: Surface, parts: Int[np.ndarray, " m"], closed: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """For each part the one with the largest box that it lies in: both closed, else it is itself."""
+    corners, first = surface.vertices[surface.elements], np.unique(parts, return_index=True)[1]
+    low, high = np.full((len(closed), 3), np.inf), np.full((len(closed), 3), -np.inf)
     np.minimum.at(low, parts, corners.min(1))
-    np.minimum.at(high, parts, -corners.max(1))
-    return (volume < 0)[_outermost(low, -high)][parts]
-
-
-def _outermost(low: Float[np.ndarray, "n 3"], high: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, " n"]:
-    """For each box the largest box that it lies in, often itself."""
-    largest_first = np.argsort(-(high - low).prod(1), kind="stable")
-    outer = np.arange(len(low))
-    free = np.ones(len(low), bool)
-    for box in largest_first:
-        if free[box]:
-            within = free & (low >= low[box]).all(1) & (high <= high[box]).all(1)
-            outer[within], free[within] = box, False
+    np.maximum.at(high, parts, corners.max(1))
+    outer, free = np.arange(len(closed)), closed.copy()
+    for part in np.argsort(-(high - low).prod(1), kind="stable"):
+        if free[part]:
+            free[part] = False
+            within = np.flatnonzero(free & (low >= low[part]).all(1) & (high <= high[part]).all(1))
+            if len(within):
+                places = corners[first[within]].mean(1)
+                winding = igl.fast_winding_number(surface.vertices, surface.elements[parts == part], places)
+                within = within[np.abs(winding) > INSIDE]
+                outer[within], free[within] = part, False
     return outer
 
 
