@@ -512,6 +512,18 @@ def test_normals_and_empty_points_keep_their_places_in_that_part(monkeypatch: py
         assert torch.equal(getattr(truth, name), torch.cat([every[:, :40], every[:, 40::3]], 1)), name
 
 
+def test_a_balanced_draw_looks_at_all_points_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorts, argsort = [], np.argsort
+    monkeypatch.setattr(np, "argsort", lambda *given, **how: sorts.append(1) or argsort(*given, **how))
+    part = Sampled(ball(0.5))
+    for seed in range(3):
+        shares = np.random.default_rng(seed).random(40)
+        signs = part.rows(part.drawn(shares, True))[:, -1] < 0
+        assert not signs[:20].any()
+        assert signs[20:].all()
+    assert len(sorts) == 1
+
+
 @pytest.mark.parametrize("source", ["primitives"])
 def test_other_shapes_can_be_drawn_so_too(source: str) -> None:
     shapes = load(source, count=2, balanced=True, even=200, surface=50, near=200)
@@ -719,6 +731,11 @@ def test_the_verbs_import_search_decode_and_export(codes: Tensor, folder: Path, 
         ({"NetworkArch": "deep_implicit_template_decoder"}, ["NetworkArch", "deep_implicit_template_decoder"]),
         ({"CodeLength": 7}, ["[n, 7]", "[6, 5]"]),
         ({"CodeLength": None}, ["CodeLength"]),
+        ({"CodeInitStdDev": None}, ["specs.json", "CodeInitStdDev", "None"]),
+        ({"CodeInitStdDev": "much"}, ["specs.json", "CodeInitStdDev", "'much'"]),
+        ({"CodeBound": "wide"}, ["specs.json", "bound"]),
+        ({"ClampingDistance": "near"}, ["specs.json", "clamp"]),
+        ({"dropout_prob": "some"}, ["specs.json", "dropout_prob", "'some'"]),
         ({"dims": [24] * 5, "dropout": [], "norm_layers": list(range(5))}, ["latest.pth", "lin5"]),
         ({"dims": [26] * 4}, ["latest.pth", "layers.0"]),
         ({"dims": [24] * 3, "latent_in": [2]}, ["latest.pth", "lin4"]),
@@ -729,6 +746,31 @@ def test_an_experiment_that_is_not_ours_is_refused_by_name(
 ) -> None:
     folder = experiment(tmp_path / "e", Plain(), codes, **changes)
     with pytest.raises(NeuralfieldError) as caught:
+        read_experiment(folder)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ([1, 2], ["model_state_dict", "list"]),
+        ({3: torch.zeros(2)}, ["model_state_dict"]),
+        ({"module.lin0.bias": 7}, ["module.lin0.bias", "vector", "int"]),
+        ({"module.lin0.weight_v": torch.zeros(WIDTH)}, ["module.lin0.weight_v", "matrix", f"[{WIDTH}]"]),
+        ({"module.lin0.weight_g": torch.zeros(WIDTH, 2)}, ["module.lin0.weight_g", "[n, 1]"]),
+        ({"module.lin0.weight_g": torch.zeros(2, 1)}, ["lin0.weight_g"]),
+    ],
+)
+@pytest.mark.parametrize("normed", [tuple(range(DEPTH)), (0,)])
+def test_a_checkpoint_that_holds_no_network_is_one_line(
+    codes: Tensor, tmp_path: Path, state: Any, words: list[str], normed: tuple[int, ...]
+) -> None:
+    folder = experiment(tmp_path / "e", Plain(normed=normed), codes, norm_layers=list(normed))
+    file = folder / "ModelParameters" / "latest.pth"
+    held = {"epoch": 7, "model_state_dict": Plain(normed=normed).state() | state if isinstance(state, dict) else state}
+    torch.save(held, file)
+    with pytest.raises(NeuralfieldError, match=r"latest\.pth") as caught:
         read_experiment(folder)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -16,7 +16,7 @@ from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.distances import Plan, signed_distance
 from neuralfield.signals.mesh_files import MARGIN, PointsOnlyError, Report, read_mesh
-from neuralfield.signals.meshes import meshes
+from neuralfield.signals.meshes import Meshes, meshes
 from neuralfield.signals.outlines import polygon
 from neuralfield.signals.shapes import Shapes
 from neuralfield.signals.signals import Signals, load
@@ -137,12 +137,117 @@ def test_what_is_found_in_a_mesh_is_told(
     tmp_path: Path, make: Callable[[], trimesh.Trimesh], facts: dict[str, int], words: str
 ) -> None:
     surface, report = read_mesh(write(tmp_path, make(), "a.off"))
-    expected = {"faces": 48, "degenerate": 0, "open_edges": 0, "components": 1, "turned": False, "forked": 0} | facts
+    expected = {"faces": 48, "degenerate": 0, "open_edges": 0, "components": 1, "turned": False, "forked": 0, "against": 0} | facts
     assert report == Report(**expected)
     assert words in str(report)
     assert bool(str(report)) == bool(words)
     assert surface.volume > 0
     assert (surface.sizes > 0).all()
+
+
+def triangles(surface: Surface) -> set[bytes]:
+    """Each triangle from its least corner on: which are there, and which way round."""
+    corners = surface.vertices[surface.elements]
+    first = [min(range(3), key=lambda k: face[k].tolist()) for face in corners]
+    return {np.roll(face, -k, axis=0).tobytes() for face, k in zip(corners, first, strict=True)}
+
+
+@pytest.mark.parametrize("stray", [(3.0, 0.0, 0.0), (3e5, 0.0, 0.0), (np.nan, 0.0, 0.0)])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_vertex_that_no_face_with_an_area_uses_changes_nothing(
+    tmp_path: Path, stray: tuple[float, float, float], flat: bool
+) -> None:
+    mesh = box()
+    clean, _ = read_mesh(write_off(tmp_path / "clean.off", mesh.vertices, mesh.faces.tolist()))
+    vertices, more = np.concatenate([mesh.vertices, [stray]]), [[0, len(mesh.vertices), 0]] * flat
+    if flat and np.isnan(stray).any():
+        with pytest.raises(NeuralfieldError, match="not finite"):
+            read_mesh(write_off(tmp_path / "a.off", vertices, mesh.faces.tolist() + more))
+        return
+    surface, report = read_mesh(write_off(tmp_path / "a.off", vertices, mesh.faces.tolist() + more))
+    assert triangles(surface) == triangles(clean)
+    assert len(surface.vertices) == len(clean.vertices)
+    assert report.degenerate == len(more)
+
+
+def sphere(at: float = 0.0, radius: float = 1.0, flipped: float = 0.0) -> trimesh.Trimesh:
+    """A ball with a share of its faces turned."""
+    made = trimesh.creation.icosphere(2, radius=radius)
+    turned = np.random.default_rng(0).random(len(made.faces)) < flipped
+    faces = np.where(turned[:, None], made.faces[:, ::-1], made.faces)
+    return trimesh.Trimesh(made.vertices + np.array([at, 0, 0]), faces, process=False)
+
+
+def together(*parts: trimesh.Trimesh) -> trimesh.Trimesh:
+    return trimesh.util.concatenate(list(parts))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.6, 0.95])
+def test_faces_turned_against_each_other_are_told_and_made_to_agree(tmp_path: Path, share: float) -> None:
+    whole, _ = read_mesh(write(tmp_path, sphere(), "whole.off"))
+    surface, report = read_mesh(write(tmp_path, sphere(flipped=share), "a.off"))
+    assert triangles(surface) == triangles(whole)
+    assert report.against > 0
+    assert report.turned == (share > 0.5)
+    assert f"faces turned against each other ({report.against} edges)" in str(report)
+
+
+def test_where_faces_cannot_agree_it_is_told(tmp_path: Path) -> None:
+    angle, side = np.arange(12) * np.pi / 6, np.array([-0.3, 0.3])
+    radius = 1 + side[:, None] * np.cos(angle / 2)
+    strip = np.stack([radius * np.cos(angle), radius * np.sin(angle), side[:, None] * np.sin(angle / 2)], 2).transpose(1, 0, 2)
+    faces = []
+    for k in range(12):
+        a, b, c, d = 2 * k, 2 * k + 1, 2 * k + 2, 2 * k + 3
+        c, d = (c, d) if k < 11 else (1, 0)
+        faces += [[a, b, c], [c, b, d]]
+    surface, report = read_mesh(write_off(tmp_path / "a.off", strip.reshape(-1, 3), faces))
+    assert len(surface) == 24
+    assert report.against > 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "volume", "turned"),
+    [
+        ([(0, 1, 0), (3, 1, 1)], 2, True),
+        ([(0, 1, 1), (3, 0.5, 1)], 1.125, True),
+        ([(0, 1, 0), (3, 1, 0)], 2, False),
+        ([(0, 1, 0), (0, 0.5, 1)], 0.875, False),  # a cavity
+        ([(0, 1, 1), (0, 0.5, 0)], 0.875, True),  # a cavity, the whole inside out
+    ],
+)
+def test_each_part_is_turned_outside_out_and_cavities_stay(
+    tmp_path: Path, parts: list[tuple[float, float, float]], volume: float, turned: bool
+) -> None:
+    surface, report = read_mesh(write(tmp_path, together(*(sphere(*part) for part in parts)), "a.off"))
+    assert surface.volume == pytest.approx(volume * sphere().volume, rel=1e-6)
+    assert report.turned == turned
+    assert report.components == 2
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("ball", [False, True])
+def test_what_lies_in_the_box_of_another_part_but_not_in_it_is_judged_for_itself(tmp_path: Path, ring: bool, ball: bool) -> None:
+    torus = trimesh.creation.torus(2.0, 0.4)
+    if ring:
+        torus.invert()
+    surface, report = read_mesh(write(tmp_path, together(torus, sphere(0, 0.3, float(ball))), "a.off"))
+    assert report.turned == (ring or ball)
+    assert surface.volume == pytest.approx(abs(torus.volume) + sphere(0, 0.3).volume, rel=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_closed_parts_in_an_open_one_stay_outside_out(tmp_path: Path, turned: bool) -> None:
+    """The open one may face either way."""
+    ball = trimesh.creation.icosphere(3, radius=2.0)
+    bowl = without(ball, ball.triangles_center[:, 2] > 0.3)
+    if turned:
+        bowl = trimesh.Trimesh(bowl.vertices, bowl.faces[:, ::-1], process=False)
+    surface, report = read_mesh(write(tmp_path, together(bowl, sphere(0, 0.3)), "a.off"))
+    assert report.turned == turned
+    inner = np.linalg.norm(surface.vertices[surface.elements].mean(1), axis=1) < 0.4
+    assert inner.sum() == len(sphere().faces)
+    assert Surface(surface.vertices, surface.elements[inner]).volume > 0
 
 
 @pytest.mark.parametrize("where", [(0, 0, 0), (0, 0, 1e3), (0, 0, -1e3), (1e3, -1e3, 1e3)])
@@ -436,8 +541,40 @@ def test_what_was_damaged_is_sampled_again(tmp_path: Path, taken: list[Surface],
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(NeuralfieldError, match="cannot be written"):
-        meshes(str(write(tmp_path, box())), cache=str(tmp_path / "file" / "below"), **SIZES)
+    write(tmp_path, box())
+    for skip_bad in (False, True):
+        with pytest.raises(
+            NeuralfieldError, match=r"cannot be kept in .*file/below .*cannot be written.*signals.cache=FOLDER"
+        ) as caught:
+            meshes(str(tmp_path), cache=str(tmp_path / "file" / "below"), skip_bad=skip_bad, **SIZES)
+        assert "a.ply" not in str(caught.value)
+        assert "--skip-bad" not in str(caught.value)
+
+
+def test_a_change_in_a_buffer_beside_a_gltf_is_seen(tmp_path: Path, taken: list[Surface]) -> None:
+    for name, content in box().export(file_type="gltf").items():
+        (tmp_path / ("a.gltf" if name.endswith(".gltf") else name)).write_bytes(content)
+    first = meshes(str(tmp_path), **SIZES)
+    assert same(first, meshes(str(tmp_path), **SIZES))
+    assert len(taken) == 1
+    described = (tmp_path / "a.gltf").read_bytes()
+    for buffer in tmp_path.glob("*.bin"):
+        buffer.write_bytes(buffer.read_bytes().replace(np.float32(0.3).tobytes(), np.float32(0.4).tobytes()))
+    changed = meshes(str(tmp_path), **SIZES)
+    assert (tmp_path / "a.gltf").read_bytes() == described
+    assert len(taken) == 2
+    assert not same(first, changed)
+
+
+def test_what_was_found_comes_with_the_shapes(tmp_path: Path) -> None:
+    write(tmp_path, without(box(), slice(0, 1)), "open.ply")
+    write(tmp_path, box(), "whole.ply")
+    for _ in range(2):  # fresh, then from the cache
+        with pytest.warns(NeuralfieldWarning, match="open"):
+            found = load(f"meshes:{tmp_path}", **SIZES)
+        assert isinstance(found, Meshes)
+        assert list(found.reports) == ["open.ply", "whole.ply"]
+        assert [report.open_edges for report in found.reports.values()] == [3, 0]
 
 
 def test_a_plan_may_leave_kinds_of_points_out(tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ CAMERA = {"depth": np.ones((4, 4)), "c2w": np.eye(4), "focal": np.array(4.0)}
         (CAMERA | {"depth": np.full((4, 4), -1.0)}, ['"depth"', "0 where nothing"]),
         (CAMERA | {"focal": np.array(0.0)}, ["focal positive"]),
         (CAMERA | {"c2w": np.diag([2.0, 2.0, 2.0, 1.0])}, ["c2w", "no rotation"]),
+        (CAMERA | {"c2w": np.diag([-1.0, 1.0, 1.0, 1.0])}, ["c2w", "mirror image"]),
+        (CAMERA | {"c2w": -np.eye(4)}, ["c2w", "mirror image"]),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_one_line(tmp_path: Path, given: dict[str, np.ndarray], words: list[str]) -> None:
@@ -248,6 +250,35 @@ def test_a_depth_map_of_a_ball_lies_on_it_and_all_before_it_is_empty() -> None:
     assert (np.linalg.norm(empty, axis=1) > 0.6 - 1e-9).all()
     # also beside the ball, and behind the plane through its centre
     assert (empty @ c2w[:3, 3] < 0).any()
+
+
+@pytest.mark.parametrize("move", [0.0, 1.0, -40.0])
+def test_empty_space_is_the_same_wherever_the_origin_lies(move: float) -> None:
+    depth, c2w = rendered()
+    moved = c2w.copy()
+    moved[:3, 3] = move * c2w[:3, 3]  # 0: the camera is the origin
+    surface, empty = backprojected(depth, moved, 60.0, np.random.default_rng(0))
+    still, same = backprojected(depth, c2w, 60.0, np.random.default_rng(0))
+    shift = moved[:3, 3] - c2w[:3, 3]
+    np.testing.assert_allclose(surface, still + shift, atol=1e-9)
+    np.testing.assert_allclose(empty, same + shift, atol=1e-9)
+    box = np.array([still.min(0), still.max(0)])
+    far = np.linalg.norm(np.abs(box - c2w[:3, 3]).max(0))
+    reach = np.linalg.norm(same - c2w[:3, 3], axis=1)
+    assert 0.9 * far < reach.max() <= far + 1e-9
+
+
+def test_where_nothing_was_hit_one_unit_is_empty() -> None:
+    surface, empty = backprojected(np.zeros((8, 8)), np.eye(4), 4.0, np.random.default_rng(0))
+    assert len(surface) == 0
+    assert 0.9 < np.linalg.norm(empty, axis=1).max() <= 1
+
+
+@pytest.mark.parametrize("given", [arrays(), CAMERA, {"surface": directions(5)}, {"empty": directions(5)}])
+def test_a_scan_that_is_read_as_signals_is_told_what_it_is(tmp_path: Path, given: dict[str, np.ndarray]) -> None:
+    file = write(tmp_path / "scan.npz", **given)
+    with pytest.raises(NeuralfieldError, match=f"read it as scan:{file}"):
+        load(file)
 
 
 def test_a_picture_that_is_not_square_has_its_own_axes() -> None:

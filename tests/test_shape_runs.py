@@ -287,6 +287,25 @@ def test_a_strict_look_at_meshes_refuses_what_is_odd(nf_: Nf, tmp_path: Path) ->
     warned(nf_(*words, "--skip-bad"), "bad.ply")
 
 
+@pytest.mark.filterwarnings("always::neuralfield.errors.NeuralfieldWarning")
+def test_a_look_at_meshes_shows_the_defects_of_every_one(nf_: Nf, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for i in range(5):
+        box = trimesh.creation.box()
+        trimesh.Trimesh(box.vertices, box.faces[: 12 - i]).export(tmp_path / "set" / f"{i}.ply")
+    words = ["data", f"meshes:{tmp_path / 'set'}", "--set", f"signals.cache={tmp_path / 'cache'}"]
+    for word in SIZES:
+        words += ["--set", word]
+    answer = nf_(*words, "--json")
+    warned(answer, "4 of 5 meshes", "...")
+    assert sorted(answer.json["meshes"]) == ["1.ply", "2.ply", "3.ply", "4.ply"]
+    shown = nf_(*words).out.splitlines()
+    for i in range(1, 5):
+        lines = [line for line in shown if line.startswith(f"{i}.ply")]
+        assert len(lines) == 1
+        assert f"{12 - i} faces in 1 part: open (" in lines[0]
+
+
 # searches
 
 

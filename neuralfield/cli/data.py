@@ -57,7 +57,10 @@ def command(
     signals = load(source, split=split, limit=limit, **chosen, **({"skip_bad": True} if skip_bad else {}))
     facts = describe(signals)
     for key, value in facts.items():
-        options.say(f"{key:<10} {value}")
+        if key != "meshes":
+            options.say(f"{key:<10} {value}")
+    for name, found in facts.get("meshes", {}).items():
+        options.say(f"{name:<10} {found}")
     if out is not None:
         write_sheet(signals, out)
         options.say(f"sheet      {out}")

@@ -51,9 +51,10 @@ def read_experiment(folder: Path, checkpoint: str = "latest") -> Run:
     except NeuralfieldError as error:
         raise NeuralfieldError(f"{folder / 'specs.json'} describes no network of ours: {error}") from error
     assert isinstance(model.decoder, Concat)
-    files.restore(model.decoder, _ours(model.decoder, network["model_state_dict"], file), file)
+    files.restore(model.decoder, _ours(model.decoder, _tensors(network, file), file), file)
     files.restore(model.source, {"codes": codes}, folder / CODES)
-    run = Run(recipe, model, _roster(folder, specs, len(codes)), {"signals": len(codes), "epochs": int(network.get("epoch", 0))})
+    epochs = int(_number(network, "epoch", 0.0, file))
+    run = Run(recipe, model, _roster(folder, specs, len(codes)), {"signals": len(codes), "epochs": epochs})
     run.prepare(None, generator(0))
     return run
 
@@ -97,7 +98,7 @@ def _settings(specs: dict[str, Any], file: Path) -> list[str]:
         "decoder": _decoder(specs["NetworkSpecs"], file),
         "latents": {
             "code_dim": length,
-            "std": specs.get("CodeInitStdDev", 1.0) / math.sqrt(max(1, length)),
+            "std": _number(specs, "CodeInitStdDev", 1.0, file) / math.sqrt(max(1, length)),
             "bound": specs.get("CodeBound"),
         },
         "likelihood": {"clamp": specs.get("ClampingDistance", 0.1)},
@@ -124,7 +125,7 @@ def _decoder(network: dict[str, Any], file: Path) -> dict[str, Any]:
         raise NeuralfieldError(f"{file}: NetworkSpecs.latent_in = {entering} is not supported; at most one layer can be named")
     if normed and not network.get("weight_norm"):
         raise NeuralfieldError(f"{file}: NetworkSpecs.norm_layers without weight_norm means LayerNorm, which is not supported")
-    share = float(network.get("dropout_prob") or 0.0) if dropped else 0.0
+    share = _number(network, "dropout_prob", 0.0, file) if dropped else 0.0
     if share and not hidden <= set(dropped):
         share = 0.0
         message = f"{file}: dropout after some layers alone is left out; it changes no value, only how training would go on"
@@ -136,6 +137,14 @@ def _decoder(network: dict[str, Any], file: Path) -> dict[str, Any]:
         "weight_norm": hidden <= set(normed),  # where only some layers have it, weights are taken as they come out
         "dropout": share,
     }
+
+
+def _number(held: dict[str, Any], key: str, otherwise: float, file: Path) -> float:
+    """A number of specs.json, or `otherwise` where it is not there."""
+    value = held.get(key, otherwise)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise NeuralfieldError(f"{file}: {key} must be a number, got {value!r}")
+    return float(value)
 
 
 def _numbers(network: dict[str, Any], key: str, file: Path) -> list[int]:
@@ -162,6 +171,20 @@ def _loaded(file: Path, key: str) -> dict[str, Any]:
     return held
 
 
+def _tensors(network: dict[str, Any], file: Path) -> dict[str, Tensor]:
+    """The state of a network, whose keys may begin with "module."."""
+    held = network["model_state_dict"]
+    if not isinstance(held, dict) or not all(isinstance(key, str) for key in held):
+        raise NeuralfieldError(f"{file}: model_state_dict must hold tensors by name, got {type(held).__name__}")
+    for key, value in held.items():
+        if not isinstance(value, Tensor) or value.ndim != (1 if key.endswith(".bias") else 2):
+            what = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise NeuralfieldError(f"{file}: {key} must be a {'vector' if key.endswith('.bias') else 'matrix'}, got {what}")
+        if key.endswith(".weight_g") and value.shape[1] != 1:
+            raise NeuralfieldError(f"{file}: {key} must be [n, 1], got {list(value.shape)}")
+    return {key.removeprefix("module."): value.detach().float() for key, value in held.items()}
+
+
 def _codes(file: Path, length: int) -> Float[Tensor, "n D"]:
     """Both forms that DeepSDF ever wrote: an embedding's state, or a tensor [n, 1, D]; also [n, D]."""
     held = _loaded(file, "latent_codes")["latent_codes"]
@@ -177,8 +200,8 @@ def _codes(file: Path, length: int) -> Float[Tensor, "n D"]:
 
 
 def _ours(decoder: Concat, theirs: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The decoder's state from that of DeepSDF's, whose keys may begin with "module."."""
-    rest = {key.removeprefix("module."): value.detach().float() for key, value in theirs.items()}
+    """The decoder's state from that of DeepSDF's."""
+    rest = dict(theirs)
 
     def take(key: str) -> Tensor:
         if key not in rest:
@@ -193,6 +216,8 @@ def _ours(decoder: Concat, theirs: dict[str, Tensor], file: Path) -> dict[str, T
             length, direction = None, take(f"{lin}.weight")
         else:
             length, direction = take(f"{lin}.weight_g"), take(f"{lin}.weight_v")
+            if len(length) != len(direction):
+                raise NeuralfieldError(f"{file}: {lin}.weight_g and {lin}.weight_v must have a row each for every unit")
         if decoder.weight_norm and name != "out":
             ours[f"{name}.parametrizations.weight.original0"] = _lengths(direction) if length is None else length
             ours[f"{name}.parametrizations.weight.original1"] = direction

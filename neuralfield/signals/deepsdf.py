@@ -14,7 +14,7 @@ from jaxtyping import Float
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.signals.images import SPLITS, check_split
-from neuralfield.signals.kept import Samples, cache_folder, kept, watched
+from neuralfield.signals.kept import CacheError, Samples, cache_folder, kept, watched
 from neuralfield.signals.labels import numbered
 from neuralfield.signals.shapes import Sampled, Shapes
 
@@ -65,6 +65,8 @@ def deepsdf(
     for instance in watched(instances, "reading samples"):
         try:
             held.append(_held(root, instance, cache_folder(cache)))
+        except CacheError:  # no fault of the file
+            raise
         except NeuralfieldError as error:
             file = instance.below(root / SAMPLES)
             if not skip_bad:

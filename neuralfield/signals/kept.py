@@ -19,6 +19,10 @@ from neuralfield.errors import NeuralfieldError
 Samples = Float[np.ndarray, "N _"]
 
 
+class CacheError(NeuralfieldError):
+    """A folder where samples cannot be kept."""
+
+
 def cache_folder(named: str | None) -> Path:
     """Where samples are kept: the folder `named`, by default one below ~/.cache/neuralfield."""
     if named is not None:
@@ -31,9 +35,13 @@ def kept(folder: Path, key: str, take: Callable[[], tuple[list[Samples], Any]]) 
     about = folder / f"{key}.json"
     if not _whole(about):
         arrays, facts = take()
-        for number, array in enumerate(arrays):
-            files.write_npy(folder / f"{key}-{number}.npy", array)
-        files.write_json(about, [len(arrays), facts])
+        try:
+            for number, array in enumerate(arrays):
+                files.write_npy(folder / f"{key}-{number}.npy", array)
+            files.write_json(about, [len(arrays), facts])
+        except NeuralfieldError as error:
+            said = f"samples of shapes cannot be kept in {folder} ({error}); say another folder with signals.cache=FOLDER"
+            raise CacheError(said) from error
     count, facts = files.read_json(about)
     return [mapped(folder / f"{key}-{number}.npy") for number in range(count)], facts
 

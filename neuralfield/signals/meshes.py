@@ -4,8 +4,10 @@ import hashlib
 import json
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,22 @@ import torch
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.distances import Plan
 from neuralfield.signals.images import SPLITS, check_split
-from neuralfield.signals.kept import Samples, cache_folder, kept, watched
+from neuralfield.signals.kept import CacheError, Samples, cache_folder, kept, watched
 from neuralfield.signals.mesh_files import PointsOnlyError, Report, chosen_frame, normalised, read_mesh
 from neuralfield.signals.scans import scan
 from neuralfield.signals.shapes import Sampled, Shapes
+from neuralfield.signals.signals import MESHES
 
-ENDINGS = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae")
-VERSION = 4
+VERSION = 5
 """Of what is kept: another number where the same mesh would be sampled otherwise."""
 SMALL, LARGE = 0.2, 5.0
 """Ratios of scales within one set beyond which its units are probably mixed."""
+
+
+class Meshes(Shapes):
+    """Shapes of meshes; `reports` says what was found in each file, by its name."""
+
+    reports: Mapping[str, Report] = MappingProxyType({})
 
 
 def meshes(
@@ -67,6 +75,8 @@ def meshes(
     for file in watched(found, "sampling meshes"):
         try:
             sampled, own, report = _kept(file, plan, normalise, frame, cache_folder(cache))
+        except CacheError:  # no fault of the mesh
+            raise
         except NeuralfieldError as error:
             if isinstance(error, PointsOnlyError) and root.is_file():
                 return scan(path, normalise, frame)
@@ -82,14 +92,16 @@ def meshes(
         raise NeuralfieldError(f"none of the {len(found)} meshes of {root} holds a surface")
     _tell(root, reports, strict)
     _tell_of_units(root, ids, frames)
-    shapes = Shapes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
-    return shapes if mirror is None else shapes.with_mirrored("xyz".index(mirror))
+    shapes = Meshes(samples, ids, torch.tensor(frames, dtype=torch.float64), even, balanced=balanced)
+    shapes = shapes if mirror is None else shapes.with_mirrored("xyz".index(mirror))
+    shapes.reports = reports
+    return shapes
 
 
 def _kept(file: Path, plan: Plan, normalise: bool, frame: list[float] | None, folder: Path) -> tuple[Sampled, list[float], Report]:
     """(samples, frame, report) of a mesh, from the cache where it is there."""
     settings = json.dumps([VERSION, asdict(plan), normalise, frame, file.suffix.lower()]).encode()
-    key = hashlib.sha256(file.read_bytes() + settings).hexdigest()[:32]
+    key = hashlib.sha256(_content(file) + settings).hexdigest()[:32]
 
     def take() -> tuple[list[Samples], dict[str, Any]]:
         surface, report = read_mesh(file)
@@ -101,6 +113,19 @@ def _kept(file: Path, plan: Plan, normalise: bool, frame: list[float] | None, fo
     return Sampled(values, normals), facts["frame"], Report(**facts["report"])
 
 
+def _content(file: Path) -> bytes:
+    """The bytes of a file, and of the buffers beside it that a .gltf names."""
+    content = file.read_bytes()
+    if file.suffix.lower() != ".gltf":
+        return content
+    try:
+        named = [buffer.get("uri", "") for buffer in json.loads(content)["buffers"]]
+        beside = [file.parent / uri for uri in named if not uri.startswith("data:")]
+    except (ValueError, LookupError, TypeError, AttributeError):  # whoever reads the mesh says what is wrong
+        return content
+    return b"".join([content, *(buffer.read_bytes() for buffer in beside if buffer.is_file())])
+
+
 def _find(root: Path, split: str) -> list[Path]:
     if root.is_file():
         return [root]
@@ -110,9 +135,9 @@ def _find(root: Path, split: str) -> list[Path]:
     folder = root / split if folders else root
     if not folder.is_dir():
         raise NeuralfieldError(f"{root} has {folders[0].name}/ but no {split}/; make that folder, or say --split {folders[0].name}")
-    found = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in ENDINGS and not entry.name.startswith("."))
+    found = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in MESHES and not entry.name.startswith("."))
     if not found:
-        raise NeuralfieldError(f"{folder} holds no meshes ({', '.join(ENDINGS)}); no subfolder but train/ and test/ is read")
+        raise NeuralfieldError(f"{folder} holds no meshes ({', '.join(MESHES)}); no subfolder but train/ and test/ is read")
     return found
 
 

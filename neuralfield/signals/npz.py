@@ -12,6 +12,9 @@ from neuralfield.signals.labels import numbered
 from neuralfield.signals.outlines import outlines
 from neuralfield.signals.signals import Signals
 
+SCAN = ("surface", "distances", "depth", "empty")
+"""Arrays of which one at least is in every scan, and that nothing else has."""
+
 
 def npz(
     path: str,
@@ -47,6 +50,8 @@ def npz(
                 if pad or resize is not None or channels is not None or log:
                     raise UsageError("signals.pad, resize, channels and log are for images and curves, and these are outlines")
                 return _outlines(archive, split)
+            if found := [name for name in SCAN if name in archive.files]:
+                raise NeuralfieldError(f"it holds what was seen of a shape ({', '.join(found)}); read it as scan:{file}")
             wanted = f"images or images_{split} (for curves: t and x or x_{split}; for outlines: points and offsets)"
             raise NeuralfieldError(f"there is no array {wanted}; there are: {', '.join(archive.files) or 'none'}")
     except NeuralfieldError as error:

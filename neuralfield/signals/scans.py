@@ -43,20 +43,29 @@ def backprojected(
     """(points of the surface, points of empty space) that a depth map shows; its principal point is the image's centre.
 
     `depth` is along the viewing axis in the units of `c2w`, 0 where nothing was hit. Empty space lies between the camera and what
-    it sees; rays that hit nothing are empty as far as twice the camera's distance from the origin.
+    it sees; rays that hit nothing are empty as far as the far side of the box of what was hit, or 1 where that is nothing.
     """
     turn, eye = c2w[:3, :3], c2w[:3, 3]
     if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3):
         raise NeuralfieldError("the first three columns of c2w are no rotation")
+    if np.linalg.det(turn) < 0:
+        raise NeuralfieldError("c2w is a mirror image, no rotation; the camera looks along its own -z, y up, x to the right")
     rows, columns = np.indices(depth.shape)
     height, width = depth.shape
     rays = np.stack([(columns + 0.5 - width / 2) / focal, -(rows + 0.5 - height / 2) / focal, -np.ones(depth.shape)], -1)
     rays = rays.reshape(-1, 3) @ turn.T
     far = depth.reshape(-1).astype(np.float64)
     surface = eye + rays[far > 0] * far[far > 0, None]
-    reach = np.where(far > 0, far, 2 * np.linalg.norm(eye))
+    reach = np.where(far > 0, far, _far_side(eye, surface) / np.linalg.norm(rays, axis=1))
     along = random.random((ALONG_RAY, len(far), 1)) * reach[:, None]
     return surface, (eye + rays * along).reshape(-1, 3)
+
+
+def _far_side(eye: Float[np.ndarray, " 3"], points: Float[np.ndarray, "n 3"]) -> float:
+    """How far from a place the farthest corner of the box of points is; 1 where there are none."""
+    if not len(points):
+        return 1.0
+    return float(np.linalg.norm(np.maximum(np.abs(points.min(0) - eye), np.abs(points.max(0) - eye))))
 
 
 def _shape(name: str, seen: dict[str, Any], normalise: bool, frame: list[float] | None, random: np.random.Generator) -> Shapes:

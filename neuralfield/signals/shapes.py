@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -54,15 +55,20 @@ class Sampled:
         """Numbers of points from numbers in [0, 1): of all, or `balanced`, the first half of those outside, the others inside."""
         if not balanced:
             return (shares * len(self)).astype(np.int64)
-        half, order, first = len(shares) // 2, None, self.outside
-        if first is None:
-            inside = self.values[:, -1] < 0
-            order, first = np.argsort(inside, kind="stable"), len(self) - int(inside.sum())
+        half, (order, first) = len(shares) // 2, self._sides
         rows = shares * len(self)
         if 0 < first < len(self):  # else all are on one side
             rows = np.concatenate([shares[:half] * first, first + shares[half:] * (len(self) - first)])
         chosen = rows.astype(np.int64)
-        return chosen if order is None else order[chosen]
+        return chosen if order is None else order[chosen].astype(np.int64)
+
+    @cached_property
+    def _sides(self) -> tuple[Int[np.ndarray, " N"] | None, int]:
+        """(numbers of the points, those outside first, or None where they lie so; how many are outside)."""
+        if self.outside is not None:
+            return None, self.outside
+        inside = self.values[:, -1] < 0
+        return np.argsort(inside, kind="stable").astype(np.int32), len(self) - int(inside.sum())
 
     def thinned(self, even: int) -> "Sampled":
         """Of more than `MOST` points the first `even` ones, and others drawn at random: the same whenever it is asked."""

@@ -15,8 +15,10 @@ from neuralfield.registry import names, nearest, resolve
 from neuralfield.signals.roster import Roster
 from neuralfield.types import Observations
 
+MESHES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
+"""Endings of meshes: those that trimesh reads without other packages."""
 ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz", ".csv": "csv"}
-ENDINGS |= dict.fromkeys((".ply", ".obj", ".stl", ".off", ".glb", ".gltf", ".3mf", ".dae"), "meshes") | {".xyz": "scan"}
+ENDINGS |= dict.fromkeys(MESHES, "meshes") | {".xyz": "scan"}
 """A path to a single file is a source too; its ending names the kind."""
 
 CHOOSING = ("path", "split", "splits", "limit", "skip_bad", "mirror")
