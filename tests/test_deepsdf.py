@@ -497,9 +497,14 @@ def test_scores_look_at_a_part_of_very_many_samples_and_at_all_even_ones(monkeyp
     monkeypatch.setattr("neuralfield.signals.shapes.MOST", 100)
     shapes = Shapes([ball(0.5, 300), ball(0.6, 100)], even=40)
     truth = shapes.truth(torch.arange(2))
-    assert truth.weight.sum(1).tolist() == [40 + 87, 100]  # whoever else is in the batch
+    assert truth.weight.sum(1).tolist() == pytest.approx([300, 100])  # they stand for all
+    assert (truth.weight > 0).sum(1).tolist() == [100, 100]
     assert torch.equal(truth.coords[:, :40], shapes.batch(torch.arange(2)).coords[:, :40])
-    assert torch.equal(truth.coords[0, 40:], torch.from_numpy(ball(0.5, 300)[40::3, :3]))
+    places = [(ball(0.5, 300)[40:, :3] == point).all(1).nonzero()[0].item() for point in truth.coords[0, 40:].numpy()]
+    assert len(set(places)) == 60
+    assert places == sorted(places)
+    alone = shapes.truth(torch.arange(1))
+    assert torch.equal(alone.coords[0], truth.coords[0])  # whoever else is in the batch
 
 
 def test_normals_and_empty_points_keep_their_places_in_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,9 +512,10 @@ def test_normals_and_empty_points_keep_their_places_in_that_part(monkeypatch: py
     values, normals = ball(0.5, 300), np.random.default_rng(1).standard_normal((50, 3)).astype(np.float32)
     shapes = Shapes([Sampled(values, normals, empty=30)], even=40)
     truth, whole = shapes.truth(torch.tensor([0])), shapes.batch(torch.tensor([0]))
-    for name in ("coords", "values", "normals", "relation"):
-        every = getattr(whole, name)
-        assert torch.equal(getattr(truth, name), torch.cat([every[:, :40], every[:, 40::3]], 1)), name
+    place = [int((whole.coords[0] == point).all(1).nonzero()[0, 0]) for point in truth.coords[0]]
+    assert place[:40] == list(range(40))
+    for name in ("values", "normals", "relation"):
+        assert torch.equal(getattr(truth, name), getattr(whole, name)[:, place]), name
 
 
 def test_a_balanced_draw_looks_at_all_points_once(monkeypatch: pytest.MonkeyPatch) -> None:

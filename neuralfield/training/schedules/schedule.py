@@ -80,7 +80,7 @@ def _joined(found: list[Loss]) -> Loss:
     if len(found) == 1:
         return found[0]
     data, prior, observed = (torch.cat([getattr(loss, name).detach() for loss in found]) for name in ("data", "prior", "observed"))
-    shares = torch.tensor([len(loss.data) / len(data) for loss in found])
+    shares = [len(loss.data) / len(data) for loss in found]
 
     def weighed(each: list[Tensor]) -> Tensor:
         return torch.stack([share * number.detach() for share, number in zip(shares, each, strict=True)]).sum(0)
