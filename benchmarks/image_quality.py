@@ -104,7 +104,7 @@ def faithful(signals: nf.Signals, target: float, patience: float) -> tuple[Run, 
     model = build(recipe, len(signals))
     model.source.initialise(lambda: signals.batches(1024), generator(0, 1))
     optimisers = Optimisers(RowAdam(model.source.parameters()), torch.optim.Adam(model.decoder.parameters()))
-    run = Run(recipe, model, signals.ids, signals.labels, {})
+    run = Run(recipe, model, signals.roster, {})
     psnr, per_epoch = 0.0, math.ceil(len(signals) / recipe.training.batch)
     batches = batches_of(signals, recipe.training)
     for position, _, _ in train(model, optimisers, Joint(), batches, recipe.training, Position(), 0, lambda p: 0.0):

@@ -12,6 +12,7 @@ from torch import Tensor
 from neuralfield.completion import at_once, draws_of, views
 from neuralfield.domains.ensembles import LEVEL, band_scores
 from neuralfield.errors import NeuralfieldWarning, UsageError
+from neuralfield.inference.thinning import thinned
 from neuralfield.run import Run, fitting
 from neuralfield.signals.masks import Visibility
 from neuralfield.signals.signals import Signals
@@ -114,7 +115,8 @@ def _at(run: Run, signals: Signals, visibility: Visibility, temperature: float, 
     _set(run, {"temperature": temperature, "evidence": 1.0})
     solver, found = run.solver(), []
     for observed, hidden in views(run, signals, visibility):
-        found.append((run.infer(observed, solver, samples, seed), hidden if visibility.masks else observed))
+        judged = thinned(hidden if visibility.masks else observed, run.recipe.inference.points)
+        found.append((run.infer(observed, solver, samples, seed), judged))
     # weights of exact posteriors are right, and draws have none
     weighed = not solver.exact and run.recipe.inference.posterior == "laplace"
     several = weighed and any(p.log_weights.shape[1] > 1 for estimate, _ in found if (p := estimate.posterior) is not None)
@@ -136,10 +138,11 @@ def _guesses(run: Run, found: list[tuple[Estimate, Observations]], samples: int,
     for estimate, side in found:
         for rows in torch.arange(len(side)).split(at_once(samples, side)):
             draws, truth = draws_of(estimate, rows, samples, seed, side.index[rows]), side.rows(rows)
-            known = (truth.weight > 0)[..., None].expand_as(truth.values)
+            told = truth.told
+            known = (told > 0)[..., None].expand_as(truth.values)
             fields = draws.fields(run, truth.coords).cpu()
             levels = draws.levels[..., None, None].expand_as(fields)
-            weight = (truth.weight / truth.weight.sum(1, keepdim=True).clamp(min=1e-12))[..., None].expand_as(truth.values)
+            weight = (told / told.sum(1, keepdim=True).clamp(min=1e-12))[..., None].expand_as(truth.values)
             parts.append((fields[:, known], levels[:, known], truth.values[known], weight[known]))
     fields, levels, values, weight = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     if not len(values):

@@ -7,8 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.domains.domain import Domain
 from neuralfield.errors import UsageError
 from neuralfield.inference.solver import Solver
+from neuralfield.inference.thinning import glanced_at
+from neuralfield.registry import resolve
 from neuralfield.run import Run, concatenate, fitting, load_signals
 from neuralfield.seeds import generator
 from neuralfield.signals.masks import Visibility
@@ -96,17 +99,23 @@ def complete(
     samples = run.recipe.inference.samples if samples is None else samples
     if samples == 1 or samples < 0:
         raise UsageError(f"{samples} samples make no band; ask for 2 or more, or for 0")
+    # of shapes, where these ones were sampled, which need not be where those of the bank were
+    own: Domain = resolve("domains", signals.domain)(**signals.domain_arguments)
     estimates, collected = [], []
     for observed, hidden in views(run, signals, visibility):
         estimate = run.infer(observed, solver, samples, seed)
         sides = {"observed": observed, "hidden": hidden} if visibility.masks else {"observed": observed}
-        for rows in torch.arange(len(observed)).split(at_once(samples, observed)):
+        glances = {side: glanced_at(view, run.domain) for side, view in sides.items()}
+        for rows in torch.arange(len(observed)).split(at_once(samples, glances["observed"])):
             draws = draws_of(estimate, rows, samples, seed, observed.index[rows]) if samples else None
             field = completed(run, estimate, rows, draws)
-            part = {side: view.rows(rows) for side, view in sides.items()}
+            # means of draws are blurred: surfaces are those of the best code
+            slow = own.compare(run.field(estimate.latent.mean[rows]), {side: view.rows(rows) for side, view in sides.items()})
+            part = {side: view.rows(rows).to(run.device) for side, view in glances.items()}
             collected.append(
                 {
-                    side: run.domain.score(field, view.to(run.device), None if draws is None else draws.values(run, view.coords))
+                    side: run.domain.score(field, view, None if draws is None else draws.values(run, view.coords))
+                    | slow.get(side, {})
                     for side, view in part.items()
                 }
             )
@@ -143,12 +152,18 @@ def draws_of(
 def views(run: Run, signals: Signals, visibility: Visibility) -> Iterator[tuple[Observations, Observations]]:
     """(observed, hidden), batch by batch."""
     for batch in signals.batches(run.recipe.inference.batch):
-        yield batch.split(visibility(batch, run.domain))
+        yield visibility.split(batch, run.domain)
 
 
 def _joined(collected: list[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
-    sides = {side: scores for batch in collected for side, scores in batch.items()}
-    return {
-        side: {name: torch.cat([batch[side][name].cpu() for batch in collected if side in batch]) for name in scores}
-        for side, scores in sides.items()
-    }
+    """NaN where a score was not taken of a batch."""
+    joined: dict[str, dict[str, Tensor]] = {}
+    for side in dict.fromkeys(side for batch in collected for side in batch):
+        batches = [batch[side] for batch in collected]
+        names = dict.fromkeys(name for scores in batches for name in scores)
+        blank = [next(iter(scores.values())).cpu() * torch.nan for scores in batches]
+        joined[side] = {
+            name: torch.cat([scores[name].cpu() if name in scores else empty for scores, empty in zip(batches, blank, strict=True)])
+            for name in names
+        }
+    return joined

@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what is wrong
+            beside.unlink()
         raise NeuralfieldError(f"{path} cannot be written: {error.strerror}; what was there before is untouched") from error
 
 
@@ -91,6 +93,13 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     """A compressed npz file."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """An array that can be mapped from its file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
     write_bytes(path, buffer.getvalue())
 
 

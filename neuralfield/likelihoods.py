@@ -104,6 +104,88 @@ class Gaussian(Likelihood):
         return {"std": float(self.std)}
 
 
+class Relative(Likelihood):
+    """Normal, with a standard deviation that grows with the value: `std` up to `near`, then std * |value| / near.
+
+    For signed distances: what is near the surface counts, what is far away need only be about right, and nothing is clamped.
+    """
+
+    std: Tensor
+
+    def __init__(self, std: float = 0.01, near: float = 0.1) -> None:
+        super().__init__()
+        if not (std > 0 and near > 0):
+            raise ValueError(f"likelihood.std and near must be positive, got {std} and {near}")
+        self.near = near
+        self.register_buffer("std", torch.tensor(float(std)), persistent=False)  # the recipe says it
+
+    def spread(self, values: Float[Tensor, "*B N V"]) -> Float[Tensor, "*B N V"]:
+        """The standard deviation at each value."""
+        return self.std * (values.abs() / self.near).clamp(min=1)
+
+    def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
+        each = 0.5 * self.residual(predicted, values).square() + self.spread(values).log() + 0.5 * math.log(2 * math.pi)
+        return each.sum(-1)
+
+    def mean(self, predicted: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return predicted
+
+    def residual(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return (predicted - values) / self.spread(values)
+
+    def slope(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return (predicted - values) / self.spread(values).square()
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return 1 / self.spread(values).square()
+
+    def quantile(self, mean: Float[Tensor, "*B N V"], level: Float[Tensor, "*#B #N #V"]) -> Float[Tensor, "*B N V"]:
+        return mean + self.spread(mean) * torch.special.ndtri(level)
+
+    def with_noise(self, std: float) -> "Likelihood":
+        return Relative(std, self.near).to(self.std.device)
+
+
+class ClampedL1(Likelihood):
+    """|clamp(predicted) - clamp(value)| / `scale`, both clamped to [-clamp, clamp] (Park et al. 2019); inside a Laplace density.
+
+    Beyond the clamp a prediction on the wrong side would feel nothing, and a field that begins there never moves: `leak` is the
+    share of the slope that is left there. DeepSDF has 0, and a tanh that saves it.
+    """
+
+    def __init__(self, scale: float = 0.01, clamp: float = 0.1, leak: float = 0.01) -> None:
+        super().__init__()
+        if not (scale > 0 and clamp > 0 and 0 <= leak <= 1):
+            raise ValueError(f"likelihood.scale and clamp must be positive and leak in [0, 1], got {scale}, {clamp} and {leak}")
+        self.scale, self.clamp, self.leak = scale, clamp, leak
+
+    def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:
+        return (self._apart(predicted, values).abs() / self.scale + math.log(2 * self.scale)).sum(-1)
+
+    def mean(self, predicted: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        return predicted
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
+        # what falls off with the distance lies below the parabola around the value that touches it; at 0 that would have no bound
+        far = (predicted - values.clamp(-self.clamp, self.clamp)).abs().clamp(min=1e-2 * self.scale)
+        steep = torch.where(predicted.abs() < self.clamp, 1.0, self.leak * (predicted.sign() != values.sign()))
+        return steep / (self.scale * far)
+
+    def with_noise(self, std: float) -> "Likelihood":
+        return ClampedL1(std / 2**0.5, self.clamp, self.leak)
+
+    def quantile(self, mean: Float[Tensor, "*B N V"], level: Float[Tensor, "*#B #N #V"]) -> Float[Tensor, "*B N V"]:
+        off = level - 0.5
+        return mean - self.scale * off.sign() * torch.log1p(-2 * off.abs())
+
+    def _apart(self, predicted: Tensor, values: Tensor) -> Tensor:
+        held = predicted.clamp(-self.clamp, self.clamp)
+        wanted = values.clamp(-self.clamp, self.clamp)
+        # what is beyond on the right side is right
+        beyond = torch.where((predicted.abs() > self.clamp) & (predicted.sign() != values.sign()), predicted - held, 0.0)
+        return held - wanted + self.leak * beyond
+
+
 class Bernoulli(Likelihood):
     """Values in [0, 1] from logits; for grey values this is the usual cross-entropy (not a normalised density)."""
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,10 @@ class Objective(nn.Module, ABC):
     prior: Prior
 
     temperature: float = 1.0
+    ramp: float = 1.0
+    """Share of the prior that counts. The loop sets it in a step of training, and only there: searches see the whole prior."""
+    separable: ClassVar[bool] = False
+    """Whether a batch costs what its parts cost together, `batch` weighed by their shares: a step may then take them one by one."""
     points: int = 1
     """Points of the field that each observed place takes."""
 
@@ -39,17 +44,29 @@ class Objective(nn.Module, ABC):
 class MAP(Objective):
     """-log p(values | z) - log p(z): nats are summed over what was seen, and the prior counts once per signal.
 
-    `weight_l2` adds weight_l2 * |decoder weights|^2 to the mean of `Loss.total` over a batch, as `Loss.batch`.
+    `weight_l2` adds weight_l2 * |decoder weights|^2 to the mean of `Loss.total` over a batch, as `Loss.batch`; while a decoder
+    trains, `eikonal` adds eikonal * the mean of (|gradient of the field by its coordinates| - 1)^2 over the batch's points (Gropp
+    et al. 2020): fields of signed distances have slope 1.
     `temperature` divides the nats of what was seen: more than 1 where points err together, and say less than they seem to.
     """
 
+    separable: ClassVar[bool] = True
+
     def __init__(
-        self, measurement: Measurement, likelihood: Likelihood, prior: Prior, weight_l2: float = 0.0, temperature: float = 1.0
+        self,
+        measurement: Measurement,
+        likelihood: Likelihood,
+        prior: Prior,
+        weight_l2: float = 0.0,
+        temperature: float = 1.0,
+        eikonal: float = 0.0,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"objective.temperature must be positive, got {temperature}")
-        self.temperature = temperature
+        if weight_l2 < 0 or eikonal < 0:
+            raise ValueError(f"objective.weight_l2 and eikonal must be 0 or more, got {weight_l2} and {eikonal}")
+        self.temperature, self.eikonal = temperature, eikonal
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
         self.points = measurement.points
         self.shift: Float[Tensor, "n D"] | None = None
@@ -58,10 +75,10 @@ class MAP(Objective):
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         latent = source(observations)
-        data = self.nats(self.predict(latent.sample(generator), decoder, observations), observations)
-        return Loss(
-            data.sum(1), self.prior.cost(self.moved(latent, observations)), observations.observed, self._weight_penalty(decoder)
-        )
+        z = latent.sample(generator)
+        data = self.nats(self.predict(z, decoder, observations), observations)
+        prior = self.ramp * self.prior.cost(self.moved(latent, observations))
+        return Loss(data.sum(1), prior, observations.observed, self._decoder_penalty(z, decoder, observations))
 
     def moved(self, latent: Latent, observations: Observations) -> Latent:
         """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""
@@ -72,11 +89,36 @@ class MAP(Objective):
         return self.measurement.measure(Field(decoder.evaluate, decoder.condition(z)), observations)
 
     def nats(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N"]:
-        """What each point costs."""
-        return self.likelihood.nll(predicted, observations.values) * (observations.weight / self.temperature)
+        """What each point costs. A prediction that keeps to its bound costs what one equal to it would."""
+        unmet = observations.unmet(predicted)
+        compared = predicted if unmet is None else torch.where(unmet, predicted, observations.values)
+        return self.likelihood.nll(compared, observations.values) * (observations.weight / self.temperature)
 
-    def _weight_penalty(self, decoder: Decoder) -> Tensor:
+    def slope(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N V"]:
+        """Derivative of `nats` by each predicted value."""
+        return self._weighed(self.likelihood.slope(predicted, observations.values), predicted, observations)
+
+    def curvature(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N V"]:
+        """What Gauss-Newton weighs each predicted value with (`Likelihood.curvature`)."""
+        return self._weighed(self.likelihood.curvature(predicted, observations.values), predicted, observations)
+
+    def _weighed(self, each: Float[Tensor, "B N V"], predicted: Tensor, observations: Observations) -> Float[Tensor, "B N V"]:
+        unmet = observations.unmet(predicted)
+        each = each if unmet is None else each * unmet
+        return each * (observations.weight / self.temperature)[..., None]
+
+    def _decoder_penalty(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, ""]:
+        """What a decoder that trains pays beside the data."""
         trained = [p for p in decoder.parameters() if p.requires_grad and p.ndim > 1]
-        if not self.weight_l2 or not trained:
-            return torch.zeros(())
-        return self.weight_l2 * torch.stack([p.square().sum() for p in trained]).sum()
+        penalty = torch.zeros((), device=z.device)
+        if self.weight_l2 and trained:
+            penalty = penalty + self.weight_l2 * torch.stack([p.square().sum() for p in trained]).sum()
+        if self.eikonal and trained and torch.is_grad_enabled():
+            penalty = penalty + self.eikonal * (self._steepness(z, decoder, observations) - 1).square().mean()
+        return penalty
+
+    def _steepness(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, "B N"]:
+        """|gradient of the field's first value by its coordinates| at the observed points."""
+        coords = observations.coords.detach().expand(len(z), -1, -1).clone().requires_grad_()
+        values = decoder.evaluate(decoder.condition(z), coords)[..., 0]
+        return torch.autograd.grad(values.sum(), coords, create_graph=True)[0].norm(dim=-1)

@@ -71,8 +71,9 @@ class Part(BaseModel):
 class Inference(Part):
     """The solver (`kind`), and what every solver needs beside it.
 
-    A search begins from `starts` codes of each signal. `samples` are drawn of every completion, for its mean and band, from the
-    `posterior`: "laplace", "randomised" or "langevin".
+    A search begins from `starts` codes of each signal, and looks at `points` of its points, drawn at random, or at all; at first,
+    with `coarse`, at so many of them, which brings it most of the way for a fraction of the work.
+    `samples` are drawn of every completion, for its mean and band, from the `posterior`: "laplace", "randomised" or "langevin".
     """
 
     kind: str = "adam"
@@ -81,11 +82,16 @@ class Inference(Part):
     prior: str = "gaussian"
     posterior: str = "laplace"
     batch: int = Field(default=256, ge=1)
+    points: int | None = Field(default=None, ge=1)
+    coarse: int | None = Field(default=None, ge=1)
     samples: int = Field(default=0, ge=0)
 
 
 class Training(BaseModel):
     """How long, how fast, with what. Rates warm up over the share `warmup` of the fit and follow `decay` over the whole.
+
+    `decay` "halving" halves them whenever `halve_every` epochs have begun. The prior's weight grows linearly over the first `ramp`
+    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's.
 
     A batch holds so many signals, with all their points or with `points` of them; with `draw` "samples", so many single samples.
 
@@ -103,7 +109,10 @@ class Training(BaseModel):
     decoder_rate: float = Field(default=1e-2, gt=0)
     latent_rate: float = Field(default=3e-2, gt=0)
     warmup: float = Field(default=0.1, ge=0, le=1)
-    decay: Literal["cosine", "constant"] = "cosine"
+    decay: Literal["cosine", "constant", "halving"] = "cosine"
+    halve_every: int = Field(default=500, ge=1)
+    ramp: int = Field(default=0, ge=0)
+    latent_optimiser: Literal["rows", "dense"] = "rows"
     polish: int | None = Field(default=None, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)

@@ -15,6 +15,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "domains": {
         "function": "neuralfield.domains.function:Function",
         "image": "neuralfield.domains.image:Image",
+        "shape": "neuralfield.domains.shape:Shape",
     },
     "signals": {
         "mnist": "neuralfield.signals.torchvision_sets:mnist",
@@ -25,6 +26,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "npz": "neuralfield.signals.npz:npz",
         "csv": "neuralfield.signals.csv_file:csv_file",
         "sines": "neuralfield.signals.sines:sines",
+        "deepsdf": "neuralfield.signals.deepsdf:deepsdf",
+        "meshes": "neuralfield.signals.meshes:meshes",
+        "scan": "neuralfield.signals.scans:scan",
+        "primitives": "neuralfield.signals.primitives:primitives",
     },
     "masks": {
         "center": "neuralfield.signals.masks:Center",
@@ -32,6 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "random": "neuralfield.signals.masks:Random",
         "first": "neuralfield.signals.masks:First",
         "file": "neuralfield.signals.masks:File",
+        "depth": "neuralfield.signals.depth:Depth",
     },
     "latents": {"bank": "neuralfield.latents.bank:Bank"},
     "initialisers": {
@@ -43,6 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gaussian": "neuralfield.latents.priors:Gaussian",
         "kernel-density": "neuralfield.latents.kernel_density:KernelDensity",
         "mixture": "neuralfield.latents.mixture:Mixture",
+        "norm": "neuralfield.latents.norm:Norm",
     },
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",
@@ -54,6 +61,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",
+        "clamped-l1": "neuralfield.likelihoods:ClampedL1",
+        "relative": "neuralfield.likelihoods:Relative",
     },
     "measurements": {
         "average": "neuralfield.measurements:Average",

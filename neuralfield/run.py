@@ -1,7 +1,6 @@
 """A fitted model, in memory and on disk."""
 
 import inspect
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -9,27 +8,32 @@ from typing import Any, Self
 import tomli_w
 import torch
 from einops import reduce
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.inference.calibration import Calibration
+from neuralfield.inference.laplace import gaussian
+from neuralfield.inference.oriented import oriented
 from neuralfield.inference.posterior import Approximation, Posterior
-from neuralfield.inference.restarts import search
+from neuralfield.inference.quadratic import quadratic
+from neuralfield.inference.restarts import coarse_search, search
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
+from neuralfield.inference.thinning import thinned
 from neuralfield.latents.priors import Known, Prior
 from neuralfield.measurements import Local
 from neuralfield.objective import MAP, Objective
 from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
+from neuralfield.signals.roster import Roster
 from neuralfield.signals.signals import Signals, UnlikeError
 from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
 
-SPREAD_OVER = 256
+SPREAD_OVER = 64
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
 FORMAT = 2
 """Version of the run folder. Others are refused by name."""
@@ -38,11 +42,11 @@ FORMAT = 2
 class Run:
     """A decoder, the bank of codes it was fitted with, and what inference needs.
 
-    `ids` and `labels` belong to the rows of the bank. `facts` are what the fit found out (epochs, seconds, scores).
+    The `roster` says who the rows of the bank are. `facts` are what the fit found out (epochs, seconds, scores).
     """
 
-    def __init__(self, recipe: Recipe, model: Model, ids: list[str], labels: Tensor | None, facts: dict[str, Any]) -> None:
-        self.recipe, self.model, self.ids, self.labels, self.facts = recipe, model, list(ids), labels, facts
+    def __init__(self, recipe: Recipe, model: Model, roster: Roster, facts: dict[str, Any]) -> None:
+        self.recipe, self.model, self.roster, self.facts = recipe, model, roster, facts
         self.domain, self.decoder = model.domain, model.decoder
         self.start, self.prior = construct_start(self), construct_prior(self)
         self.calibration = Calibration()
@@ -51,6 +55,16 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.path or 'not saved'}: {len(self.ids)} signals, {self.recipe.decoder.kind} {self.recipe.domain.kind})"
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the bank's rows."""
+        return self.roster.ids
+
+    @property
+    def labels(self) -> Int[Tensor, " n"] | None:
+        """Labels of the bank's rows, where they have any."""
+        return self.roster.labels
 
     @property
     def codes(self) -> Float[Tensor, "n D"]:
@@ -87,15 +101,17 @@ class Run:
         conditioning = tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), field.conditioning)
         return Field(evaluate, conditioning, coord_dim=self.domain.coord_dim)
 
-    def prepare(self, signals: Signals, generator: torch.Generator, settled: bool = False) -> None:
+    def prepare(self, signals: Signals | None, generator: torch.Generator, settled: bool = False) -> None:
         """The fit is over: freeze the decoder, and learn from the bank what inference needs, the start and the prior.
 
+        Without signals, as of a decoder that comes from elsewhere, the start must be one that has nothing to learn from them.
         `settled` says that the fit's own prior describes the codes: they are still those of the linear model that it has adopted.
         """
         self._freeze()
         self.start, self.prior = construct_start(self), construct_prior(self)
-        self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
-        self.known = self._known(signals, settled)
+        if signals is not None:
+            self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
+            self.known = self._known(signals, settled)
         if self.recipe.inference.prior != TRAINING_PRIOR:
             self.prior.fit(self.codes.cpu(), self.known)
         self.to(self.device)
@@ -108,9 +124,14 @@ class Run:
         index = torch.linspace(0, len(signals) - 1, min(SPREAD_OVER, len(signals))).long()
         total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
         for rows in index.split(self.recipe.inference.batch):
-            batch = signals.batch(rows).to(self.device)
-            estimate = solver.solve(self.model.objective, self.decoder, batch, Latent(self.codes[rows.to(self.device)]))
-            total += estimate.posterior.covariance().cpu().sum(0)
+            batch = thinned(signals.batch(rows), self.recipe.inference.points).to(self.device)
+            codes = self.codes[rows.to(self.device)]
+            if solver.exact:
+                posterior = solver.solve(self.model.objective, self.decoder, batch, Latent(codes)).posterior
+            else:  # the polish has found the optima; and what gives posteriors solves MAP objectives alone
+                assert isinstance(self.model.objective, MAP)
+                posterior = gaussian(codes, quadratic(self.model.objective, self.decoder, batch, codes).curvature)
+            total += posterior.covariance().cpu().sum(0)
         spread = total / len(index)
         if settled:
             return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
@@ -139,9 +160,12 @@ class Run:
         separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
-            batch = observations.rows(rows).to(self.device)
+            batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)
             starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
-            if separate:
+            if settings.coarse is not None and not solver.exact and batch.weight.shape[1] > settings.coarse:
+                starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
+                work = work + more
+            if separate:  # after points were drawn by their places, which must not depend on what others have seen
                 batch = batch.without_unseen()
             estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if calibrated and estimate.posterior is not None and not solver.exact:
@@ -181,16 +205,9 @@ class Run:
         return estimate
 
     def join(self, signals: Signals, estimate: Estimate) -> None:
-        """Append signals whose codes were searched. Where only one side has labels, the other's are -1."""
-        if self.labels is not None or signals.labels is not None:
-            unknown = torch.full((max(len(self.ids), len(signals)),), -1)
-            old = unknown[: len(self.ids)] if self.labels is None else self.labels
-            self.labels = torch.cat([old, unknown[: len(signals)] if signals.labels is None else signals.labels])
+        """Append signals whose codes were searched."""
         self.model.source.extend(estimate.latent.mean)
-        taken = set(self.ids)
-        for name in signals.ids:
-            self.ids.append(_free(name, taken))
-            taken.add(self.ids[-1])
+        self.roster = self.roster.joined(signals.roster)
         self.facts["signals"] = len(self.ids)
         self.start.codes = self.codes
 
@@ -200,8 +217,7 @@ class Run:
         if not (path or self.path):
             raise NeuralfieldError("this run has no folder yet; say run.save(path)")
         files.write_tensors(folder / "decoder.safetensors", self.decoder.state_dict())
-        labels = {} if self.labels is None else {"labels": self.labels}
-        files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **labels}, {"ids": self.ids})
+        files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **self.roster.tensors()}, {"ids": self.ids})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
         learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective, "calibration": self.calibration})
         if self.prior is not self.model.objective.prior:
@@ -226,7 +242,7 @@ class Run:
         files.restore(model.decoder, files.read_tensors(folder / "decoder.safetensors")[0], folder / "decoder.safetensors")
         files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
         facts = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-        run = cls(recipe, model, ids["ids"], latents.get("labels"), facts)
+        run = cls(recipe, model, Roster(ids["ids"], latents.get("labels"), latents.get("frames")), facts)
         run.path = folder
         run._freeze()
         run._restore_learned(folder / "inference.safetensors")
@@ -281,12 +297,6 @@ def _part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """The name, or name-2, name-3 ... where it is taken."""
-    numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return name if name not in taken else next(other for other in numbered if other not in taken)
-
-
 def construct_prior(run: Run) -> Prior:
     """The prior of completions that the recipe names, not fitted yet; "training" is that of the fit itself."""
     if run.recipe.inference.prior == TRAINING_PRIOR:
@@ -298,6 +308,7 @@ def construct_prior(run: Run) -> Prior:
 def construct_start(run: Run) -> Start:
     """The start that the recipe names, not fitted yet."""
     start: Start = resolve("starts", run.recipe.inference.start)(run.codes.cpu())
+    start.shared = run.domain.shape is not None
     return start
 
 

@@ -11,7 +11,8 @@ import neuralfield as nf
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.latents.basis import SpectralBasis
 from neuralfield.latents.priors import Components, Prior
-from neuralfield.types import Latent
+from neuralfield.signals.shapes import Sampled, Shapes
+from neuralfield.types import Field, Latent
 
 TINY = [
     "latents.code_dim=4",
@@ -157,3 +158,46 @@ class Counting(Decoder):
 
     def _add(self, points: int) -> None:
         self.work += points
+
+
+def balls(count: int = 6, dims: int = 3, even: int = 300, surface: int = 200, near: int = 200, normals: bool = True) -> Shapes:
+    """Spheres (circles, of two dimensions) around 0, each of its own radius, with their exact distances."""
+    samples = []
+    for i in range(count):
+        draw, radius = np.random.default_rng(i), 0.45 + 0.06 * i
+        direction = draw.standard_normal((surface + near, dims))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        off = direction[surface:] * (radius + 0.05 * draw.standard_normal((near, 1)))
+        points = np.concatenate([draw.uniform(-1, 1, (even, dims)), radius * direction[:surface], off]).clip(-1, 1)
+        distance = np.linalg.norm(points, axis=1, keepdims=True) - radius
+        distance[even : even + surface] = 0
+        both = np.concatenate([points, distance], 1).astype(np.float32)
+        samples.append(Sampled(both, direction[:surface].astype(np.float32) if normals else None))
+    return Shapes(samples, [f"ball-{i}" for i in range(count)], even=even)
+
+
+class Ball(Decoder):
+    """The distance to a sphere: codes are its centre and its radius, both in tenths, around 0 and 0.5."""
+
+    def __init__(self, dims: int = 3) -> None:
+        super().__init__()
+        self.unit = torch.nn.Parameter(torch.tensor(0.1))
+        self.dims = dims
+
+    def condition(self, z: Tensor) -> Tensor:
+        return self.unit * z
+
+    def evaluate(self, conditioning: Tensor, coords: Tensor) -> Tensor:
+        away = coords - conditioning[:, None, : self.dims]
+        # rounded by a hair at the centre, where a distance has no derivative
+        return (away.square().sum(-1, keepdim=True) + 1e-12).sqrt() - (0.5 + conditioning[:, None, -1:])
+
+
+def sphere(radius: float = 0.7, dims: int = 3, factor: float = 1.0) -> Field:
+    """The distance to one sphere around 0, or so many times as much."""
+    return spheres(torch.tensor([radius]), dims, factor)
+
+
+def spheres(radii: Tensor, dims: int = 3, factor: float = 1.0) -> Field:
+    """Several, one for each radius."""
+    return Field(lambda r, t: factor * (t.norm(dim=-1, keepdim=True) - r[:, None, None]), radii, coord_dim=dims)

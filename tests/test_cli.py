@@ -166,9 +166,12 @@ def test_recipes_are_listed_and_shown_as_toml_that_can_be_used(nf_: Nf, tmp_path
         "image-completion",
         "image-modulated",
         "autodecoder-mnist",
+        "deepsdf",
         "function",
         "functions-joint",
         "functions-alternating",
+        "shape",
+        "shape-single",
     }
     assert set(nf_("recipes", "--json").json["recipes"]) == listed
     shown = nf_("recipes", "image", "--set", "decoder.width=77")

@@ -58,6 +58,13 @@ class TestConcatWithSkipAndFeatures(DecoderContract):
         return Concat(2, 2, 4, width=24, depth=4, skip=2, activation="silu", frequencies=3)
 
 
+class TestDeepSDF(DecoderContract):
+    coord_dim = 3
+
+    def make(self) -> Decoder:
+        return Concat(3, 1, 4, width=24, depth=4, skip=2, weight_norm=True, dropout=0.2, bounded=True).eval()
+
+
 class TestConvolutional(DecoderContract):
     def make(self) -> Decoder:
         return Convolutional((8, 8), 1, 4, width=4)

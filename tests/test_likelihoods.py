@@ -6,7 +6,7 @@ from contracts.likelihood import LikelihoodContract
 from torch import Tensor
 from torch import distributions as d
 
-from neuralfield.likelihoods import Bernoulli, Gaussian, Likelihood
+from neuralfield.likelihoods import Bernoulli, ClampedL1, Gaussian, Likelihood, Relative
 
 
 class TestGaussian(LikelihoodContract):
@@ -32,6 +32,68 @@ class TestGaussian(LikelihoodContract):
     def test_a_spread_that_is_not_positive_is_refused(self, std: float) -> None:
         with pytest.raises(ValueError, match=f"likelihood.std must be positive, got {std}"):
             Gaussian(std)
+
+
+class TestRelative(LikelihoodContract):
+    least_squares = True
+    knows_quantiles = True
+    even = False
+    within = 0.05
+
+    @pytest.fixture
+    def likelihood(self) -> Likelihood:
+        return Relative(0.05, near=0.4)
+
+    def test_it_is_the_normal_density_whose_spread_grows_with_the_value(self, predicted: Tensor, values: Tensor) -> None:
+        assert (values < 0.4).any()
+        assert (values > 0.4).any()
+        spread = 0.05 * torch.where(values > 0.4, values / 0.4, 1.0).double()
+        expected = -d.Normal(predicted.double(), spread).log_prob(values.double()).sum(-1)
+        torch.testing.assert_close(Relative(0.05, near=0.4).nll(predicted, values).double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(Relative(0.05, 0.4).nll(-predicted, -values), Relative(0.05, 0.4).nll(predicted, values))
+
+    def test_far_away_the_same_share_of_the_value_costs_the_same(self) -> None:
+        values = torch.tensor([0.5, 1.0, 8.0]).reshape(1, 3, 1)
+        torch.testing.assert_close(Relative().residual(1.1 * values, values), torch.ones(1, 3, 1), rtol=1e-5, atol=0)  # .1 / .1
+
+    @pytest.mark.parametrize(("std", "near"), [(0.0, 0.1), (0.1, -1.0), (float("nan"), 0.1)])
+    def test_a_spread_that_is_not_positive_is_refused(self, std: float, near: float) -> None:
+        with pytest.raises(ValueError, match=f"must be positive, got {std} and {near}"):
+            Relative(std, near)
+
+
+class TestClampedL1(LikelihoodContract):
+    least_squares = False
+    knows_quantiles = True
+    smooth = False
+    within = 0.01
+
+    @pytest.fixture
+    def likelihood(self) -> Likelihood:
+        return ClampedL1(0.002, clamp=0.1)
+
+    def test_within_the_clamp_it_is_laplaces_density(self, near: Tensor, values: Tensor) -> None:
+        expected = -d.Laplace(near.double(), 0.002).log_prob(0.1 * values.double()).sum(-1)
+        torch.testing.assert_close(ClampedL1(0.002, 0.1).nll(near, 0.1 * values).double(), expected, rtol=1e-5, atol=1e-4)
+
+    def test_beyond_the_clamp_only_the_side_counts(self, likelihood: Likelihood) -> None:
+        def cost(predicted: float, value: float) -> float:
+            return likelihood.nll(*(torch.full((1, 1, 1), number) for number in (predicted, value))).item()
+
+        assert cost(0.1, 0.1) == cost(0.7, 0.1) == cost(0.7, 3.0) == cost(0.1, 3.0)
+        assert cost(-0.1, -0.1) == cost(-0.7, -3.0)
+        # on the wrong side there is a way back
+        assert cost(0.1, -0.1) < cost(0.2, -0.1) < cost(3.0, -0.1)
+
+    def test_without_a_leak_it_is_deepsdfs(self, predicted: Tensor, values: Tensor) -> None:
+        apart = predicted.clamp(-0.1, 0.1) - (values - 0.5).clamp(-0.1, 0.1)
+        ours = ClampedL1(1.0, 0.1, leak=0.0).nll(predicted, values - 0.5)
+        torch.testing.assert_close(ours - ours.new_tensor(2.0).log() * 2, apart.abs().sum(-1))
+
+    @pytest.mark.parametrize("wrong", [(0.0, 0.1, 0.0), (0.1, 0.0, 0.0), (0.1, 0.1, -0.1), (0.1, 0.1, 1.1)])
+    def test_arguments_that_mean_nothing_are_refused(self, wrong: tuple[float, float, float]) -> None:
+        with pytest.raises(ValueError, match=r"likelihood\.scale and clamp must be positive and leak in \[0, 1\]"):
+            ClampedL1(*wrong)
 
 
 class TestBernoulli(LikelihoodContract):

@@ -9,6 +9,7 @@ from torch import distributions as d
 
 from neuralfield.latents.kernel_density import CENTRES, KernelDensity
 from neuralfield.latents.mixture import CODES_PER_COMPONENT, LEAST_SHARE, Mixture
+from neuralfield.latents.norm import Norm
 from neuralfield.latents.priors import Gaussian, Isotropic, Known, Prior
 from neuralfield.types import Latent
 
@@ -28,6 +29,48 @@ class TestIsotropic(PriorContract):
     def test_a_spread_that_is_not_positive_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"prior.std must be positive, got 0"):
             Isotropic(3, 0.0)
+
+
+class TestNorm(PriorContract):
+    is_mixture = False
+
+    def make(self) -> Prior:
+        return Norm(3)
+
+    @pytest.mark.parametrize("weight", [0.5, 5000.0])
+    def test_it_is_the_weighted_norm_and_the_constant_of_its_density(self, weight: float, codes: Tensor) -> None:
+        prior = Norm(3, weight).double()
+        # in three dimensions the density is weight^3 exp(-weight |z|) / 8 pi
+        expected = weight * codes.double().norm(dim=1) - torch.tensor(weight**3 / (8 * torch.pi), dtype=torch.float64).log()
+        torch.testing.assert_close(prior.cost(Latent(codes.double())), expected, rtol=1e-6, atol=1e-6)
+
+    def test_lengths_of_samples_are_those_of_a_gamma_distribution(self) -> None:
+        lengths = Norm(256, 50.0).sample(4000, torch.Generator().manual_seed(0)).norm(dim=1)
+        # mean D / weight = 5.12, standard deviation sqrt(D) / weight = .32, of 4000 draws
+        assert lengths.mean().item() == pytest.approx(5.12, abs=0.02)
+        assert lengths.std().item() == pytest.approx(0.32, abs=0.015)
+
+    def test_the_parabola_of_its_curvature_lies_above_the_cost(self, places: Tensor) -> None:
+        prior = Norm(3, 2.0).double()
+        leaf = places.clone().requires_grad_()
+        cost = prior.cost(Latent(leaf))
+        gradient = torch.autograd.grad(cost.sum(), leaf)[0]
+        curvature = prior.curvature(Latent(places))
+        for size in (0.1, 1.0, 100.0):
+            step = size * torch.randn(places.shape, generator=torch.Generator().manual_seed(4)).double()
+            parabola = cost + (gradient * step).sum(1) + 0.5 * torch.einsum("bd,bde,be->b", step, curvature, step)
+            far = places.norm(dim=1) > 0.1  # nearer codes have the curvature of a code that is a hundredth of the usual length
+            assert (prior.cost(Latent(places + step)) <= parabola + 1e-9)[far].all()
+
+    def test_a_code_of_zero_has_a_finite_gradient(self) -> None:
+        z = torch.zeros(1, 3, requires_grad=True)
+        Norm(3).cost(Latent(z)).sum().backward()
+        assert z.grad is not None
+        assert z.grad.eq(0).all()
+
+    def test_a_weight_that_is_not_positive_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"prior.weight must be positive, got 0"):
+            Norm(3, 0.0)
 
 
 class TestGaussian(PriorContract):

@@ -9,7 +9,8 @@ from neuralfield.errors import UsageError
 from neuralfield.recipe import Recipe, build, construct, recipe_names, split_settings
 
 SIZE = ["domain.height=8", "domain.width=8", "domain.channels=1"]
-DOMAINS = {"image": SIZE, "function": ["domain.start=0", "domain.end=2", "domain.centre=[1, 5]", "domain.scale=[2, 0.5]"]}
+CURVES = ["domain.start=0", "domain.end=2", "domain.centre=[1, 5]", "domain.scale=[2, 0.5]"]
+DOMAINS = {"image": SIZE, "function": CURVES, "shape": ["domain.dims=3", "domain.even=0"]}
 """What a domain must know of signals before it can be built."""
 
 
@@ -21,7 +22,7 @@ def sized(name: str, settings: list[str] | None = None) -> Recipe:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_and_its_parts_fit_together(name: str) -> None:
     model = build(sized(name), 3)
-    coords = model.domain.grid()
+    coords = model.domain.grid()[:, :500]  # of a shape's quarter of a million
     assert model.source.codes.shape[0] == 3
     values = model.decoder(model.source.codes, coords)
     assert values.shape == (3, coords.shape[1], model.domain.value_dim)
@@ -170,7 +171,7 @@ def test_a_setting_changes_one_key_and_no_other() -> None:
 def test_a_table_that_the_recipe_leaves_out_can_be_changed_as_well() -> None:
     recipe = Recipe.load("image", ["prior.std=2", "objective.weight_l2=1e-3"])
     assert (recipe.prior.kind, recipe.prior.arguments) == ("isotropic", {"std": 2.0})
-    assert recipe.objective.arguments == {"weight_l2": 1e-3, "temperature": 1.0}
+    assert recipe.objective.arguments == {"weight_l2": 1e-3, "temperature": 1.0, "eikonal": 0.0}
 
 
 def test_a_new_kind_discards_the_other_keys_of_its_table() -> None:

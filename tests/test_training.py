@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from synthetic import TINY, images, waves
 import neuralfield as nf
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.latents.source import FixedCodes
+from neuralfield.objective import MAP
 from neuralfield.recipe import Training
 from neuralfield.training.interrupt import InterruptedFitError
 from neuralfield.training.loop import rate_factor
+from neuralfield.training.optimisers.dense_adam import dense_adam
+from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.progress import Progress, Report
 from neuralfield.training.schedules.alternating import Alternating
 from neuralfield.training.schedules.joint import Joint
-from neuralfield.training.schedules.schedule import Schedule
+from neuralfield.training.schedules.schedule import Optimisers, Schedule, descend
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
@@ -551,3 +555,49 @@ def test_a_fit_on_every_device(images: nf.Images, device: torch.device, tmp_path
     run = nf.fit(images, recipe="image", settings=TINY, epochs=2, device=device.type, out=tmp_path / "run")
     assert run.device.type == device.type
     assert nf.Run.load(tmp_path / "run").device.type == "cpu"
+
+
+@pytest.mark.parametrize("latents", ["rows", "dense"])
+def test_a_batch_that_goes_through_in_parts_makes_the_same_step(monkeypatch: pytest.MonkeyPatch, latents: str) -> None:
+    after = []
+    for together in (10**9, 40):  # 7 signals of 15 points: all at once, or two by two
+        monkeypatch.setattr("neuralfield.training.schedules.schedule.TOGETHER", together)
+        settings = ["latents.noise=0", "objective.weight_l2=0.1", "objective.eikonal=0.1"]
+        sizes = ["domain.height=8", "domain.width=8", "domain.channels=1"]
+        model = nf.build(nf.Recipe.load("image-modulated", [*TINY, *settings, *sizes]), 9)
+        for part in (model.source, model.decoder, model.objective):
+            part.double()
+        model.source.codes.data = torch.randn(9, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        kind = RowAdam if latents == "rows" else dense_adam
+        optimisers = Optimisers(kind(model.source.parameters()), torch.optim.SGD(model.decoder.parameters(), 0.1))
+        draw = torch.Generator().manual_seed(1)
+        coords, values = (torch.rand(7, 15, n, generator=draw, dtype=torch.float64) for n in (2, 1))
+        weight = (torch.rand(7, 15, generator=draw) < 0.7).double()
+        seen = nf.Observations(torch.randperm(9, generator=draw)[:7], coords, values, weight)
+        loss = descend(model, optimisers, seen, draw)
+        after.append([loss.data, loss.prior, loss.batch, model.source.codes, *model.decoder.parameters()])
+    for whole, parts in zip(*after, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+class Crowd(MAP):
+    """An objective of its own, with a term that only the whole batch has."""
+
+    separable = False
+
+    def forward(self, source, decoder, observations, generator=None):  # type: ignore[no-untyped-def]
+        loss = super().forward(source, decoder, observations, generator)
+        return replace(loss, batch=source(observations).mean.var(0).sum())
+
+
+def test_an_objective_that_does_not_say_so_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuralfield.training.schedules.schedule.TOGETHER", 40)
+    sizes = ["domain.height=8", "domain.width=8", "domain.channels=1", "latents.noise=0"]
+    model = nf.build(nf.Recipe.load("image-modulated", [*TINY, *sizes]), 7)
+    plain = model.objective
+    model.objective = Crowd(plain.measurement, plain.likelihood, plain.prior)  # type: ignore[attr-defined]
+    model.source.codes.data = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    expected = model.source.codes.detach().var(0).sum()
+    optimisers = Optimisers(RowAdam(model.source.parameters()), torch.optim.SGD(model.decoder.parameters(), 0.1))
+    seen = nf.Observations(torch.arange(7), torch.rand(7, 15, 2), torch.rand(7, 15, 1), torch.ones(7, 15))
+    torch.testing.assert_close(descend(model, optimisers, seen, torch.Generator()).batch.detach(), expected)

@@ -40,6 +40,11 @@ def command(
       sines              500 + 200 sines, each seen at times of its own, embedded
       csv:FILE           a row for each curve, below a header of times; or a row for each sample: id, t, values
       npz:FILE           times t [T] or [n, T], values x [n, T(, V)] or x_train and x_test; NaN = not observed
+    \b
+    Shapes:
+      primitives         64 + 16 boxes, capsules, tori, tables and chairs, made when asked for
+      meshes:DIR         PLY, OBJ, STL, GLB ... files; DIR/train and DIR/test answer to --split
+      deepsdf:DIR        SdfSamples/DATASET/CLASS/ID.npz of DeepSDF, with split files
     """
     from neuralfield.export.data import describe, write_sheet
     from neuralfield.recipe import split_settings
@@ -52,7 +57,10 @@ def command(
     signals = load(source, split=split, limit=limit, **chosen, **({"skip_bad": True} if skip_bad else {}))
     facts = describe(signals)
     for key, value in facts.items():
-        options.say(f"{key:<10} {value}")
+        if key != "meshes":
+            options.say(f"{key:<10} {value}")
+    for name, found in facts.get("meshes", {}).items():
+        options.say(f"{name:<10} {found}")
     if out is not None:
         write_sheet(signals, out)
         options.say(f"sheet      {out}")

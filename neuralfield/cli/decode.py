@@ -23,7 +23,7 @@ from neuralfield.cli import options
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help=".png picture, .npy values [n, height, width, channels], .csv coordinates and values.",
+    help=".png picture, .npy values on the grid [n, ..., channels], .csv coordinates and values; of shapes .ply .obj .glb .stl.",
 )
 @options.common
 def command(run_path: Path, signals: tuple[str, ...], codes: Path | None, resolution: int | None, out: Path, as_json: bool) -> None:
@@ -31,14 +31,15 @@ def command(run_path: Path, signals: tuple[str, ...], codes: Path | None, resolu
 
     \b
     nf decode RUN --signal 7 --resolution 256 --out seven.png
+    nf decode RUN --signal chair --resolution 256 --out chair.glb
     """
     from neuralfield.export.decoded import choose_codes, write_decoded
     from neuralfield.run import Run
 
     run = Run.load(run_path)
-    ids, chosen = choose_codes(run, signals, codes)
+    roster, chosen = choose_codes(run, signals, codes)
     began = time.perf_counter()
-    evaluations = write_decoded(run, ids, chosen, resolution, out)
+    evaluations = write_decoded(run, roster, chosen, resolution, out)
     seconds = time.perf_counter() - began
     options.say(f"{out}  {len(chosen)} signals, {evaluations} points, {seconds:.2f} s")
     facts = {"run": str(run_path), "out": str(out), "resolution": resolution, "evaluations": evaluations, "seconds": seconds}

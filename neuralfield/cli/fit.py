@@ -48,6 +48,7 @@ def command(
     nf fit --domain image --data images:photos/ --budget 5m    your own pictures
     nf fit --domain image --data mnist:DATA --set signals.pad=2 --set latents.code_dim=32
     nf fit --domain function --data csv:curves.csv              your own curves
+    nf fit --domain shape --data meshes:chairs/                 your own meshes
     """
     from neuralfield.cli.progress import Bar
     from neuralfield.training.fit import fit
@@ -82,8 +83,9 @@ def command(
     options.say(f"fitted {facts['signals']} signals in {facts['seconds']:.0f} s ({facts['epochs']} epochs): {scores}")
     options.say(f"run              {folder}")
     options.say(f"reconstructions  {folder}/figures/reconstructions.png")
-    options.say(f"try next         nf infer {folder} {_masked(run.domain)}")
-    ending = "csv" if run.domain.coord_dim == 1 else "png"
+    if run.codes.shape[1]:
+        options.say(f"try next         nf infer {folder} {_masked(run.domain)}")
+    ending = "glb" if run.domain.solid else "csv" if run.domain.coord_dim == 1 else "png"
     options.say(f"                 nf decode {folder} --signal 0 --resolution 256 --out signal.{ending}")
     options.say(f"                 tensorboard --logdir {folder}")
     shown = {key: facts[key] for key in ("signals", "epochs", "seconds", "points_per_second", "scores")}
@@ -92,6 +94,8 @@ def command(
 
 def _masked(domain: "Domain") -> str:
     """A completion to try on signals of this domain."""
+    if domain.solid:
+        return "--observe depth:30,20"
     if domain.coord_dim == 1:
         return "--observe first:0.5"
     return "--hide center:12" if domain.shape and min(domain.shape) > 12 else "--hide random:0.5"

@@ -1,5 +1,6 @@
 """`nf`: the group of all verbs. Each verb is imported when it is called, so that `nf --help` answers at once."""
 
+import keyword
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,8 @@ VERBS = {
     "calibrate": "fit the width of bands to signals that the fit has not seen",
     "add": "let new signals join the bank of a run",
     "data": "look at a data set",
+    "import": "make a run of what another program has fitted",
+    "export": "write a run as another program reads it",
     "recipes": "list the recipes, or show one",
     "doctor": "what works on this machine: devices, kernels, extras",
 }
@@ -32,7 +35,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f"neuralfield.cli.{cmd_name}").command
+        file = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # nothing can be imported from a file import.py
+        command: click.Command = import_module(f"neuralfield.cli.{file}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

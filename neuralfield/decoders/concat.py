@@ -2,12 +2,14 @@
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import dropout, linear
+from torch.nn.utils.parametrizations import weight_norm as normed
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures, Linears
+from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures, Linears, shifted
 
 
 class Concat(Decoder):
@@ -15,6 +17,10 @@ class Concat(Decoder):
 
     `skip` names the hidden layer (counted from 0) at which [z, t] enters again; the layer before it is narrower by as much,
     as in DeepSDF's own code. Weights have the layout of the plain network that concatenates.
+
+    With `weight_norm` a hidden layer's weight is g v / |v|, with one length g and one direction v for each output; with `dropout`
+    that share of the numbers after each hidden layer is left out while it trains; `bounded` values have passed a tanh. All three,
+    with width 512, depth 8 and skip 4, are the network of DeepSDF's experiments.
     """
 
     affine_conditioning: ClassVar[bool] = True
@@ -31,8 +37,13 @@ class Concat(Decoder):
         activation: Activation = "relu",
         frequencies: int = 0,
         bandwidth: float = 1.5,
+        weight_norm: bool = False,
+        dropout: float = 0.0,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"decoder.dropout is a share: 0 or more and below 1, got {dropout}")
         self.features = FourierFeatures(coord_dim, frequencies, bandwidth)
         entering = code_dim + self.features.out_dim
         if skip is not None and not (0 < skip < depth and width > entering):
@@ -46,6 +57,11 @@ class Concat(Decoder):
         self.layers = Linears(ins, outs)
         self.out = nn.Linear(width, value_dim)
         self.activation = ACTIVATIONS[activation]
+        self.weight_norm, self.dropout, self.bounded = weight_norm, dropout, bounded
+        self.draws = dropout > 0
+        if weight_norm:
+            for layer in self.layers:
+                normed(layer)  # its weight is computed when it is asked for: once a layer in each call below
 
     def condition(self, z: Float[Tensor, "B D"]) -> list[Float[Tensor, "B 1 _"]]:
         parts = [(self._split(layer)[1], self.layers[layer].bias) for layer in self.entries]
@@ -58,11 +74,14 @@ class Concat(Decoder):
             if layer in self.entries:
                 from_h, _, from_t = self._split(layer)
                 shift = conditioning[self.entries.index(layer)]
-                h = linear(t, from_t) + shift if layer == 0 else linear(h, from_h) + linear(t, from_t) + shift
+                h = shifted(t, from_t, shift) if layer == 0 else _entered(h, t, from_h, from_t, shift)
             else:
                 h = module(h)
             h = self.activation(h)
-        return self.out(h)
+            if self.dropout and self.training:
+                h = dropout(h, self.dropout)
+        values = self.out(h)
+        return values.tanh() if self.bounded else values
 
     def _split(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's weight for inputs [h, z, t], in three parts."""
@@ -70,3 +89,10 @@ class Concat(Decoder):
         hidden = weight.shape[1] - self.code_dim - self.features.out_dim
         from_h, from_z, from_t = weight.split([hidden, self.code_dim, self.features.out_dim], 1)
         return from_h, from_z, from_t
+
+
+def _entered(h: Tensor, t: Tensor, from_h: Tensor, from_t: Tensor, shift: Tensor) -> Float[Tensor, "B N M"]:
+    """A layer's output where the coordinates enter again."""
+    if len(t) == len(h):
+        return shifted(torch.cat([h, t], 2), torch.cat([from_h, from_t], 1), shift)
+    return shifted(h, from_h, shift) + linear(t, from_t)

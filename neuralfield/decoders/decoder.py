@@ -26,6 +26,9 @@ class Decoder(nn.Module, ABC):
     broadcasts: ClassVar[bool] = False
     """Whether the conditioning consists of tensors [B, 1, K] that also do, as [B, N, K], where every point has its own."""
 
+    draws: bool = False
+    """Whether it draws torch's own random numbers while it trains (dropout): the loop then makes them repeatable."""
+
     linear_in_code: bool = False
     """Whether values are affine in the code, so that a code's posterior is known in closed form."""
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, relu, silu
+from torch.nn.functional import leaky_relu, linear, relu, silu
 
 Activation = Literal["relu", "leaky-relu", "silu"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,3 +46,10 @@ class Linears(nn.ModuleList):
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index)
+
+
+def shifted(inputs: Float[Tensor, "G N K"], weight: Float[Tensor, "M K"], shift: Float[Tensor, "B #N M"]) -> Float[Tensor, "B N M"]:
+    """inputs weight' + shift, where G is B or 1: in one pass where each signal has inputs of its own."""
+    if len(inputs) == len(shift):
+        return torch.baddbmm(shift, inputs, weight.T.expand(len(inputs), -1, -1))
+    return linear(inputs, weight) + shift

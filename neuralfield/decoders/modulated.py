@@ -1,6 +1,7 @@
 """One network for all signals, moved by per-layer shifts (or FiLM) that are linear in the code."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -43,7 +44,10 @@ class Modulated(Decoder):
         self.features = FourierFeatures(coord_dim, 0 if siren else frequencies, bandwidth)
         self.layers = Linears([self.features.out_dim] + [width] * (depth - 1), [width] * depth)
         self.out = nn.Linear(width, value_dim)
-        self.modulate = nn.Linear(code_dim, depth * width * (2 if modulation == "film" else 1))
+        shifts = depth * width * (2 if modulation == "film" else 1)
+        with warnings.catch_warnings():  # a code of no dimensions is one network for one signal: there is nothing to initialise
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            self.modulate = nn.Linear(code_dim, shifts)
         # SIREN's w0 enters the first layer alone, as in functa; later layers are initialised for sines of frequency 1
         self.gains = [w0 if siren and layer == 0 else 1.0 for layer in range(depth)]
         self.activation: Callable[[Tensor], Tensor] = torch.sin if siren else silu

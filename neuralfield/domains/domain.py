@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from neuralfield.domains.ensembles import Drawn
+from neuralfield.domains.surfaces import Surface
 from neuralfield.errors import UsageError
 from neuralfield.registry import nearest
 from neuralfield.types import Field, Observations
@@ -49,6 +50,19 @@ class Domain(ABC):
         `samples` are draws of the values at the truth's points, noise included, where something draws them.
         """
 
+    def compare(self, field: Field, sides: dict[str, Observations]) -> dict[str, dict[str, Float[Tensor, " B"]]]:
+        """Scores that take too long for every epoch, of whole signals against what is known on each side of a mask; here none."""
+        return {}
+
+    @property
+    def solid(self) -> bool:
+        """Whether signals are solids in space, which are looked at by their `surface`."""
+        return False
+
+    def surface(self, field: Field, resolution: int | None = None) -> tuple[Surface, int]:
+        """(where the field of one signal is 0, points evaluated); of solids alone."""
+        raise UsageError(f"signals of domain {type(self).__name__} have no surface")
+
     @abstractmethod
     def render(self, field: Field, resolution: int | None = None) -> UInt8[np.ndarray, "B height width 3"]:
         """A picture of each signal."""
@@ -68,9 +82,10 @@ class Domain(ABC):
         """Titled rows of pictures of completed signals, called `ids`; `drawn` are draws of them."""
         rows = {"observed": self.draw(observed), "completion": self.render(field)}
         if bool((hidden.weight > 0).any()):
-            known = ((observed.weight + hidden.weight) > 0)[..., None]
-            whole = torch.where((observed.weight > 0)[..., None], observed.values, hidden.values) * known
-            rows["truth"] = self.draw(replace(observed, values=whole, weight=observed.weight + hidden.weight))
+            told = (observed.told > 0)[..., None]
+            whole = torch.where(told, observed.values, hidden.values)
+            normals = None if hidden.normals is None or observed.normals is None else observed.normals + hidden.normals
+            rows["truth"] = self.draw(replace(hidden, values=whole, weight=observed.told + hidden.weight, normals=normals))
         return rows
 
     # in the user's units
@@ -87,7 +102,8 @@ class Domain(ABC):
     def axis(self, side: str) -> tuple[int, int]:
         """(coordinate axis, sign) of a named side, as in `half:x`, the half where x < 0."""
         names = "xyz"[: self.coord_dim]
-        known = self.sides | {name: (i, -1) for i, name in enumerate(names)} | {f"-{name}": (i, 1) for i, name in enumerate(names)}
+        sides = {name: side for name, side in self.sides.items() if side[0] < self.coord_dim}
+        known = sides | {name: (i, -1) for i, name in enumerate(names)} | {f"-{name}": (i, 1) for i, name in enumerate(names)}
         if side not in known:
             raise UsageError(f'there is no side "{side}" here{nearest(side, list(known))}; known: {", ".join(known)}')
         return known[side]

@@ -14,13 +14,19 @@ COLUMNS, ROWS = 16, 6
 
 
 def describe(signals: Signals) -> dict[str, Any]:
-    """How many signals of what kind, the range of their values, how much of them is known, and how often each label occurs."""
+    """How many signals of what kind, the range of their values, how much of them is known, and how often each label occurs.
+
+    Of meshes with defects also what they are, by file.
+    """
     facts = {"signals": len(signals), "domain": signals.domain, **signals.facts()}
     if "values" not in facts:
         facts |= _range(signals)
     if signals.labels is not None:
         classes, counts = signals.labels.unique(return_counts=True)
         facts["labels"] = dict(zip(map(str, classes.tolist()), counts.tolist(), strict=True))
+    # asked for by name, as meshes bring libraries along that other signals do without
+    if odd := {name: report.described for name, report in getattr(signals, "reports", {}).items() if str(report)}:
+        facts["meshes"] = odd
     return facts
 
 

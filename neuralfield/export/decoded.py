@@ -10,56 +10,81 @@ from PIL import Image
 from torch import Tensor
 
 import neuralfield.files as files
+from neuralfield.domains.renders import portrait
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.export.meshes import ENDINGS, file_names, write_mesh
 from neuralfield.export.tables import write_table
 from neuralfield.registry import nearest
 from neuralfield.run import Run
+from neuralfield.signals.roster import Roster
 from neuralfield.types import Field
 
 
-def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> tuple[list[str], Float[Tensor, "B D"]]:
-    """(ids, codes) of some signals of the bank, by number or id, or all of a file."""
+def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> tuple[Roster, Float[Tensor, "B D"]]:
+    """(who they are, codes) of some signals of the bank, by number or id, or all of a file."""
     if file is not None and signals:
         raise UsageError("say which codes by --signal or by --codes, not by both")
     if file is not None:
         return _read_codes(run, file)
     rows = [_row(run, signal) for signal in signals or ("0",)]
-    return [run.ids[row] for row in rows], run.codes[rows].cpu()
+    return run.roster.rows(rows), run.codes[rows].cpu()
 
 
-def write_decoded(run: Run, ids: list[str], codes: Float[Tensor, "B D"], resolution: int | None, out: Path) -> int:
-    """Write what `out`'s ending says; returns the number of points evaluated."""
-    writers: dict[str, Callable[[Run, list[str], Field, int | None, Path], None]] = {".png": _png, ".npy": _npy, ".csv": _csv}
+@torch.no_grad()
+def write_decoded(run: Run, roster: Roster, codes: Float[Tensor, "B D"], resolution: int | None, out: Path) -> int:
+    """Write what `out`'s ending says; returns the number of points evaluated. Of several meshes each gets a file of its own."""
+    writers: dict[str, Callable[[Run, Roster, Field, int | None, Path], int]] = {".png": _png, ".npy": _npy, ".csv": _csv}
+    if run.domain.solid:
+        writers |= dict.fromkeys(ENDINGS, _mesh)
     if out.suffix.lower() not in writers:
         raise UsageError(f'{out}: a domain of kind "{run.recipe.domain.kind}" is written as {", ".join(writers)}')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        writers[out.suffix.lower()](run, ids, run.field(codes), resolution, out)
+        return writers[out.suffix.lower()](run, roster, run.field(codes), resolution, out)
     except OSError as error:
         raise NeuralfieldError(f"{out} cannot be written: {error.strerror or error}") from error
-    return len(codes) * run.domain.grid(resolution).shape[1]
 
 
-def _png(run: Run, ids: list[str], field: Field, resolution: int | None, out: Path) -> None:
-    with torch.no_grad():
-        Image.fromarray(np.concatenate(list(run.domain.render(field, resolution)), axis=1)).save(out)
+def _png(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
+    if run.domain.solid:
+        surfaces = [run.domain.surface(field.rows(slice(b, b + 1)), resolution) for b in range(len(field))]
+        pictures, evaluated = [portrait(surface) for surface, _ in surfaces], sum(points for _, points in surfaces)
+    else:
+        pictures, evaluated = list(run.domain.render(field, resolution)), len(field) * run.domain.grid(resolution).shape[1]
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(out)
+    return evaluated
 
 
-def _in_units(run: Run, field: Field, resolution: int | None) -> tuple[Float[Tensor, "N C"], Float[Tensor, "B N V"]]:
-    """(coordinates, values), both in the user's units."""
+def _in_units(
+    run: Run, roster: Roster, field: Field, resolution: int | None
+) -> tuple[Float[Tensor, "*B N C"], Float[Tensor, "B N V"]]:
+    """(coordinates, values), both in the user's units; coordinates of each signal where each has a frame of its own."""
     grid = run.domain.grid(resolution)
-    with torch.no_grad():
-        return run.domain.in_units(grid[0], field(grid).cpu())
+    return roster.unframed(*run.domain.in_units(grid[0], field(grid).cpu()))
 
 
-def _npy(run: Run, ids: list[str], field: Field, resolution: int | None, out: Path) -> None:
-    _, values = _in_units(run, field, resolution)
+def _npy(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
+    _, values = _in_units(run, roster, field, resolution)
     np.save(out, values.reshape(len(values), *run.domain.grid_shape(resolution), -1).numpy())
+    return values[..., 0].numel()
 
 
-def _csv(run: Run, ids: list[str], field: Field, resolution: int | None, out: Path) -> None:
-    coords, values = _in_units(run, field, resolution)
-    write_table(out, run.domain, ids, coords, {"": values})
+def _csv(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
+    coords, values = _in_units(run, roster, field, resolution)
+    write_table(out, run.domain, roster.ids, coords, {"": values})
+    return values[..., 0].numel()
+
+
+def _mesh(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
+    evaluated = 0
+    for row, name in enumerate(file_names(roster.ids)):
+        surface, points = run.domain.surface(field.rows(slice(row, row + 1)), resolution)
+        evaluated += points
+        if not len(surface):
+            raise NeuralfieldError(f"the field of {roster.ids[row]} is nowhere 0 in [-1, 1]^3, so it has no surface")
+        file = out if len(roster) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
+        write_mesh(file, surface, None if roster.frames is None else roster.frames[row].numpy())
+    return evaluated
 
 
 def _row(run: Run, signal: str) -> int:
@@ -72,7 +97,7 @@ def _row(run: Run, signal: str) -> int:
     )
 
 
-def _read_codes(run: Run, file: Path) -> tuple[list[str], Float[Tensor, "B D"]]:
+def _read_codes(run: Run, file: Path) -> tuple[Roster, Float[Tensor, "B D"]]:
     arrays = files.read_npz(file)
     codes = arrays.get("codes")
     if codes is None or codes.ndim != 2 or codes.shape[1] != run.codes.shape[1] or not np.isfinite(codes).all():
@@ -81,4 +106,11 @@ def _read_codes(run: Run, file: Path) -> tuple[list[str], Float[Tensor, "B D"]]:
     ids = arrays.get("ids", np.arange(len(codes)))
     if ids.shape != (len(codes),):
         raise NeuralfieldError(f"{file} must hold an id for each of its {len(codes)} codes, or none; it has {list(ids.shape)}")
-    return [str(name) for name in ids], torch.from_numpy(codes.astype(np.float32))
+    frames = arrays.get("frames")
+    if frames is not None and (frames.shape != (len(codes), run.domain.coord_dim + 1) or not np.isfinite(frames).all()):
+        wanted = f"[{len(codes)}, {run.domain.coord_dim + 1}]"
+        raise NeuralfieldError(
+            f"{file} must hold finite frames {wanted}, a centre and a scale each, or none; it has {list(frames.shape)}"
+        )
+    roster = Roster([str(name) for name in ids], frames=None if frames is None else torch.from_numpy(frames))
+    return roster, torch.from_numpy(codes.astype(np.float32))

@@ -23,15 +23,18 @@ def _text(numbers: Tensor) -> list[Any]:
 
 
 def write_table(
-    path: Path, domain: Domain, ids: Sequence[str], coords: Float[Tensor, "N C"], values: Mapping[str, Float[Tensor, "n N V"]]
+    path: Path, domain: Domain, ids: Sequence[str], coords: Float[Tensor, "*n N C"], values: Mapping[str, Float[Tensor, "n N V"]]
 ) -> None:
-    """Columns: the signal's id, its coordinates, and every value once for each entry of `values`, whose key ends its name."""
+    """Columns: the signal's id, its coordinates, and every value once for each entry of `values`, whose key ends its name.
+
+    `coords` [N, C] are those of all signals, [n, N, C] those of each.
+    """
     axes, names = domain.columns
     columns = torch.stack(list(values.values()), -1).flatten(2)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", *axes, *(name + ending for name in names for ending in values)])
     at, written = _text(coords), _text(columns)
-    for name, rows in zip(ids, written, strict=True):
-        table.writerows([name, *place, *row] for place, row in zip(at, rows, strict=True))
+    for name, places, rows in zip(ids, at if coords.ndim == 3 else [at] * len(ids), written, strict=True):
+        table.writerows([name, *place, *row] for place, row in zip(places, rows, strict=True))
     files.write_bytes(path, text.getvalue().encode())

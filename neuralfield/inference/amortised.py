@@ -74,7 +74,7 @@ class Amortised(Start):
         """Whitened coefficients, and the share of each one's prior variance that what was seen takes away by itself."""
         std = self.basis.variance.sqrt()
         functions = self.basis.functions(observations.coords)[1].square().sum(2) / self.basis.noise
-        power = einsum(observations.weight, functions.expand(len(observations), -1, -1), "b n, b n r -> b r") * self.basis.variance
+        power = einsum(observations.told, functions.expand(len(observations), -1, -1), "b n, b n r -> b r") * self.basis.variance
         return torch.cat([(self.basis.encode(observations) / std).clamp(-FAR, FAR), power / (1 + power)], 1)
 
 

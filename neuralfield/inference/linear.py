@@ -40,6 +40,8 @@ class Linear(Solver):
 
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
         noise, components = _refuse_others(objective, decoder)
+        if not torch.equal(observations.told, observations.weight):
+            raise UsageError('solver "linear" knows values alone, and of some points a bound is known; choose "levenberg"')
         log_weights, centres, covariance = (
             part.double() for part in (components.log_weights, components.means, components.covariance)
         )

@@ -77,9 +77,7 @@ def quadratic(objective: MAP, decoder: Decoder, observations: Observations, z: F
     data = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     for rows, part, predicted, jacobian in jacobians(objective, decoder, observations, z):
         with torch.no_grad():
-            weight = part.weight[..., None] / objective.temperature
-            pull = objective.likelihood.slope(predicted, part.values) * weight
-            bend = objective.likelihood.curvature(predicted, part.values) * weight
+            pull, bend = objective.slope(predicted, part), objective.curvature(predicted, part)
             data[rows] += objective.nats(predicted, part).sum(1).double()
             flat = jacobian.flatten(1, 2).expand(len(pull), -1, -1)
             gradient[rows] += einsum(flat, pull.flatten(1), "b m d, b m -> b d").double()

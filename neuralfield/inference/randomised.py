@@ -1,5 +1,7 @@
 """Randomise-then-optimise: perturb what was seen and the prior as they might have been, and solve again (Bardsley et al. 2014)."""
 
+from dataclasses import replace
+
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float
@@ -55,7 +57,7 @@ class Randomised(Approximation):
             # a point that stands for several has been seen several times: its mean errs by less
             scale = std / observations.weight.clamp(min=1e-12).sqrt()[..., None]
             values = observations.values + scale * errors.to(z)
-            numbered = Observations(torch.arange(len(z)).to(z.device), observations.coords, values, observations.weight)
+            numbered = replace(observations, index=torch.arange(len(z)).to(z.device), values=values)
             perturbed.shift = shift.to(z)
             estimate = solver.solve(perturbed, decoder, numbered, Latent(z))
             draws.append(estimate.latent.mean)

@@ -10,6 +10,7 @@ from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.laplace import around, mixture
 from neuralfield.inference.posterior import Posterior
 from neuralfield.inference.solver import Solver
+from neuralfield.inference.thinning import thinned
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
 
@@ -36,6 +37,18 @@ def search(
     else:
         found = [solver.solve(objective, decoder, observations, Latent(z)) for z in starts]
     return found[0] if len(found) == 1 else _best(found)
+
+
+def coarse_search(
+    solver: Solver, objective: Objective, decoder: Decoder, observations: Observations, starts: Float[Tensor, "S B D"], points: int
+) -> tuple[Float[Tensor, "S B D"], Float[Tensor, " B"]]:
+    """(where searches end that look at `points` of each signal's points, evaluations over all points that they took)."""
+    part = thinned(observations, points)
+    found = [solver.solve(objective, decoder, part, Latent(z)) for z in starts]
+    seen = [(each.weight > 0).sum(1).clamp(min=1).cpu() for each in (part, observations)]
+    share = seen[0] / seen[1]
+    work = torch.stack([estimate.evaluations for estimate in found]).sum(0)
+    return torch.stack([estimate.latent.mean for estimate in found]), share * work
 
 
 def _best(found: list[Estimate]) -> Estimate:

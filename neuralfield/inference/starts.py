@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from einops import einsum
@@ -12,7 +13,7 @@ from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.solver import points_per_seen
 from neuralfield.latents.basis import SpectralBasis
 from neuralfield.latents.spectral import spectral_basis
-from neuralfield.objective import Objective
+from neuralfield.objective import MAP, Objective
 from neuralfield.types import Latent, Observations
 
 
@@ -23,6 +24,8 @@ class Start(nn.Module, ABC):
     """
 
     codes: Tensor
+    shared: bool = True
+    """Whether signals share the points of a grid, as those of a domain with a `shape` do."""
 
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:
         super().__init__()
@@ -43,6 +46,7 @@ class Start(nn.Module, ABC):
         if count == 1:
             return own, work
         nearest = Nearest(self.codes)
+        nearest.shared = self.shared
         others = nearest.spread(observations, decoder, objective, count - 1)
         return torch.cat([own, others]), work + nearest.evaluations(observations, decoder)
 
@@ -86,9 +90,12 @@ class Spectral(Start):
 
 
 class Nearest(Start):
-    """The bank's code whose field is nearest to what was seen, in mean square over at most POINTS points of the grid."""
+    """The bank's code whose field is nearest to what was seen, in mean square or in nats, over at most POINTS points.
 
-    POINTS = 2048
+    Where signals have points of their own, every candidate's field is evaluated for every signal: OWN points must do.
+    """
+
+    POINTS, OWN = 2048, 32
     CANDIDATES = 4096
     APART = 4
     """Of so many times more near codes than are asked for, every so manieth is taken: the very nearest lead to one optimum."""
@@ -105,22 +112,21 @@ class Nearest(Start):
 
     @torch.no_grad()
     def _errors(self, observations: Observations, decoder: Decoder, objective: Objective) -> Float[Tensor, "B K"]:
-        """Sum of squared errors of every candidate's field over what was seen."""
-        where = self._where(observations)
-        field = objective.field(Latent(self._candidates()), decoder)
-        values, weight = observations.values[:, where], observations.weight[:, where]
+        """What was seen costs so much with every candidate: nats, or in domains with a grid the sum of squared errors."""
+        part = self._part(observations)
+        candidates = self._candidates()
+        if (self.shared and part.relation is None) or not isinstance(objective, MAP):
+            fields = objective.field(Latent(candidates), decoder)
+            return torch.cat([_squares(fields(coords), part, b) for b, coords in enumerate(part.coords)])
         errors = []
-        for b, coords in enumerate(observations.coords[:, where]):
-            fields = field(coords)
-            some = slice(None) if len(observations.coords) == 1 else slice(b, b + 1)
-            # |f - x|^2 over what was seen, as |f|^2 - 2 f x: what depends on x alone ranks no candidate
-            square = einsum(weight[some], fields.square().sum(-1), "b n, k n -> b k")
-            errors.append(square - 2 * einsum(weight[some, :, None] * values[some], fields, "b n v, k n v -> b k"))
-        return torch.cat(errors)
+        for b in range(len(part)):
+            copies = replace(part.rows(torch.full((len(candidates),), b)), coords=part.coords.expand(len(part), -1, -1)[b : b + 1])
+            errors.append(objective.nats(objective.predict(candidates, decoder, copies), copies).sum(1))
+        return torch.stack(errors)
 
     def evaluations(self, observations: Observations, decoder: Decoder) -> Float[Tensor, " B"]:
         shared = len(observations) if len(observations.coords) == 1 else 1
-        used = len(self._where(observations)) / observations.weight.shape[1] * points_per_seen(decoder, observations)
+        used = self._part(observations).weight.shape[1] / observations.weight.shape[1] * points_per_seen(decoder, observations)
         return len(self._candidates()) / shared * (used if decoder.pointwise else torch.ones_like(used)).cpu()
 
     def _candidates(self) -> Float[Tensor, "K D"]:
@@ -128,7 +134,23 @@ class Nearest(Start):
         count = min(self.CANDIDATES, len(self.codes))
         return self.codes[torch.linspace(0, len(self.codes) - 1, count).long()]
 
-    def _where(self, observations: Observations) -> Tensor:
-        """Points spread evenly over all, whoever else is in the batch."""
+    def _part(self, observations: Observations) -> Observations:
+        """Points spread evenly over a grid, or over those that were seen of each signal, whoever else is in the batch."""
         count = observations.weight.shape[1]
-        return torch.linspace(0, count - 1, min(self.POINTS, count)).long()
+        if self.shared:
+            return observations.span(torch.linspace(0, count - 1, min(self.POINTS, count)).long())
+        seen = observations.weight > 0
+        last = (seen.sum(1, keepdim=True) - 1).clamp(min=0)
+        places = (torch.linspace(0, 1, min(self.OWN, count), device=last.device) * last).round().long()
+        return observations.chosen(seen.int().argsort(dim=1, descending=True, stable=True).gather(1, places))
+
+
+def _squares(fields: Float[Tensor, "K n V"], observations: Observations, row: int) -> Float[Tensor, "b K"]:
+    """|field - value|^2 over what was seen, as |f|^2 - 2 f x: what depends on x alone ranks no candidate.
+
+    Of all signals where they share points, else of one of them.
+    """
+    some = slice(None) if len(observations.coords) == 1 else slice(row, row + 1)
+    values, weight = observations.values[some], observations.weight[some]
+    square = einsum(weight, fields.square().sum(-1), "b n, k n -> b k")
+    return square - 2 * einsum(weight[..., None] * values, fields, "b n v, k n v -> b k")

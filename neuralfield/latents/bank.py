@@ -21,18 +21,31 @@ class Bank(LatentSource):
     The noise makes decoders smooth between codes: completions gain, reconstructions lose a little.
     Gradients are sparse, so a step costs the same for 1e3 and for 1e6 signals.
 
+    `bound` is the largest norm of a code: while it trains, longer ones are shortened to it, in place, when they are looked up, as
+    by torch.nn.Embedding(max_norm).
+
     Use an optimiser that leaves absent rows alone: neuralfield's RowAdam, or torch.optim.SparseAdam.
     """
 
-    def __init__(self, count: int, code_dim: int = 64, init: str = "spectral", std: float = 1.0, noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        count: int,
+        code_dim: int = 64,
+        init: str = "spectral",
+        std: float = 1.0,
+        noise: float = 0.0,
+        bound: float | None = None,
+    ) -> None:
         super().__init__()
         if noise < 0:
             raise ValueError(f"latents.noise must be 0 or more, got {noise}")
-        self.code_dim, self.init, self.std, self.noise = code_dim, init, std, noise
+        if bound is not None and not bound > 0:
+            raise ValueError(f"latents.bound must be positive, got {bound}")
+        self.code_dim, self.init, self.std, self.noise, self.bound = code_dim, init, std, noise, bound
         self.codes = nn.Parameter(torch.zeros(count, code_dim))
 
     def forward(self, observations: Observations) -> Latent:
-        mean = embedding(observations.index, self.codes, sparse=True)
+        mean = embedding(observations.index, self.codes, max_norm=self.bound if self.training else None, sparse=True)
         return Latent(mean, torch.full_like(mean, math.log(self.noise)) if self.noise and self.training else None)
 
     @torch.no_grad()

@@ -73,7 +73,7 @@ class SpectralBasis(nn.Module):
     def encode(self, observations: Observations) -> Float[Tensor, "B R"]:
         """Coefficients given what was seen: their posterior mean, so little seen shrinks to the mean."""
         mean, psi = (part.double().flatten(1, 2) for part in self.functions(observations.coords))
-        weight = observations.weight.double().repeat_interleave(self.value_dim, 1) / self.noise.double()
+        weight = observations.told.double().repeat_interleave(self.value_dim, 1) / self.noise.double()
         data = (observations.values.double().flatten(1) - mean) * weight
         prior = torch.diag(1 / self.variance.double())
         if len(psi) == 1 and bool((weight == weight[:1]).all()):  # all signals seen alike: one system for all

@@ -37,6 +37,8 @@ SHORTER = (1.0, 0.5, 0.25, 0.125)
 TRUSTS = (1.0, 0.3, 3.0, 10.0)
 """Numbers of signals that the stationary process counts for. The best of both lists is chosen on held-out signals."""
 FOLDS, FOLD_STEPS, STEPS = 3, 8, 20
+PLENTY, FEW_STEPS = 4, 3
+"""Values of a signal, as a multiple of the features, that tell all of its coefficients; and steps that are enough then."""
 CHOOSING, WORK = 96, 1e8
 """Signals that choose, evenly spread, where there are more; and signals x features^3 of one of their steps, about .1 s."""
 DEGENERATE = 1e-8
@@ -203,6 +205,10 @@ def mixed_effects(batches: Callable[[], Iterable[Observations]], rank: int, gene
     mean = torch.linalg.solve(whole / scale + process.smoothness, moments.cross.sum(0) / scale)
     length, start = _stationary(moments, mean, process)
     trust = TRUSTS[0]
+    seen = min(int((each.weight > 0).sum(1).min()) for each in some)
+    # of more than one dimension; along a line features are many and nearly dependent, and the process fills what lies between
+    if len(features.frequencies) > 1 and seen >= PLENTY * len(mean):  # every signal tells its own coefficients
+        return _principal(_expect_and_maximise(moments, start, trust, process, FEW_STEPS), features, gram, rank)
     if len(moments.cross) >= 2 * FOLDS:
         few = moments.spread(_choosing(moments))
         tried = [process.like(start, length * shorter) for shorter in SHORTER]

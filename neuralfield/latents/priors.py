@@ -112,7 +112,7 @@ class Isotropic(Prior):
 
     def components(self) -> Components:
         covariance = self.std.square() * torch.eye(self.code_dim, device=self.std.device)
-        return Components(torch.zeros_like(covariance[0, :1]), torch.zeros_like(covariance[:1]), covariance[None])
+        return Components(covariance.new_zeros(1), covariance.new_zeros(1, self.code_dim), covariance[None])
 
 
 class Gaussian(Prior):

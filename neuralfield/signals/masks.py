@@ -1,9 +1,10 @@
-"""What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `first:0.5`, `file:MASK`."""
+"""What is seen of a signal and what is hidden: `center:12`, `half:left`, `random:0.1`, `first:0.5`, `file:MASK`, `depth:30,20`."""
 
 import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from neuralfield.domains.domain import Domain
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.registry import resolve
 from neuralfield.seeds import generator
-from neuralfield.types import Observations
+from neuralfield.types import AT_LEAST, EQUAL, Observations
 
 
 class Mask(ABC):
@@ -28,6 +29,10 @@ class Mask(ABC):
     @abstractmethod
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         """Which points lie in the region."""
+
+    def bounded(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        """Of which points of the region only a lower bound of the value is seen, 0; for most masks of none."""
+        return torch.zeros_like(observations.weight, dtype=torch.bool)
 
     def number(self, example: str) -> float:
         """The argument as a number."""
@@ -144,6 +149,18 @@ class Visibility:
                 f"{what}, of which nothing can be told but what the others have in common", NeuralfieldWarning, stacklevel=2
             )
         return seen
+
+    def split(self, observations: Observations, domain: Domain) -> tuple[Observations, Observations]:
+        """(observed, hidden). Where all that sees a point sees a bound alone, the value observed there is the bound."""
+        observed, hidden = observations.split(self(observations, domain))
+        bounds = [mask.bounded(observations, domain) for mask in self.observe]
+        if not any(bool(bound.any()) for bound in bounds):
+            return observed, hidden
+        told = [mask(observations, domain) & ~bound for mask, bound in zip(self.observe, bounds, strict=True)]
+        free = torch.stack(bounds).any(0) & ~torch.stack(told).any(0) & (observed.weight > 0)
+        values = observed.values.masked_fill(free[..., None], 0.0)
+        before = EQUAL if observed.relation is None else observed.relation
+        return replace(observed, values=values, relation=torch.where(free, AT_LEAST, before)), hidden
 
 
 def places(observations: Observations, domain: Domain) -> list[Int[Tensor, "G N"]]:

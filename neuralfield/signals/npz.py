@@ -9,7 +9,11 @@ from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.signals.curves import Curves
 from neuralfield.signals.images import SPLITS, Images, check_split
 from neuralfield.signals.labels import numbered
+from neuralfield.signals.outlines import outlines
 from neuralfield.signals.signals import Signals
+
+SCAN = ("surface", "distances", "depth", "empty")
+"""Arrays of which one at least is in every scan, and that nothing else has."""
 
 
 def npz(
@@ -20,11 +24,12 @@ def npz(
     channels: int | None = None,
     log: bool = False,
 ) -> Signals:
-    """Images or curves.
+    """Images, curves or closed outlines.
 
     `images` [n, h, w] or [n, h, w, channels] (uint8 means / 255, floating point as it is) and optionally `labels` [n];
     or times `t` [T] or [n, T], values `x` [n, T] or [n, T, channels] (NaN where not observed) and optionally labels `y` [n], whole
-    numbers or words. `pad`, `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
+    numbers or words; or outlines `points` [sum n, 2] and `offsets` [count + 1], with `names` [count] if there are any. `pad`,
+    `resize` and `channels` are for images; with `log`, a model sees the logarithms of curves.
 
     `images_train`, `labels_train`, `x_test` and so on hold splits; without them all is `train` and `test` alike.
     """
@@ -41,7 +46,13 @@ def npz(
                     raise UsageError("signals.pad, resize and channels are for images, and these are curves")
                 curves = _curves(archive, key, split)
                 return curves.logarithmic() if log else curves
-            wanted = f"images or images_{split} (for curves: t and x or x_{split})"
+            if "offsets" in archive.files and "points" in archive.files:
+                if pad or resize is not None or channels is not None or log:
+                    raise UsageError("signals.pad, resize, channels and log are for images and curves, and these are outlines")
+                return _outlines(archive, split)
+            if found := [name for name in SCAN if name in archive.files]:
+                raise NeuralfieldError(f"it holds what was seen of a shape ({', '.join(found)}); read it as scan:{file}")
+            wanted = f"images or images_{split} (for curves: t and x or x_{split}; for outlines: points and offsets)"
             raise NeuralfieldError(f"there is no array {wanted}; there are: {', '.join(archive.files) or 'none'}")
     except NeuralfieldError as error:
         raise type(error)(f"{file}: {error}") from error
@@ -62,6 +73,22 @@ def _curves(archive: NpzFile, key: str, split: str) -> Curves:
     if not len(x):
         raise NeuralfieldError(f'array "{key}" holds no curves')
     return Curves.from_arrays(t, x, _ids(len(x), key == "x", split), _classes(archive, key.replace("x", "")))
+
+
+def _outlines(archive: NpzFile, split: str) -> Signals:
+    points, offsets = _array(archive, "points"), _array(archive, "offsets")
+    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
+        raise NeuralfieldError(f'array "points" must hold points [n, 2] of outlines, got {points.dtype} {list(points.shape)}')
+    rising = offsets.dtype.kind in "iu" and offsets.ndim == 1 and bool((offsets[1:] >= offsets[:-1]).all())
+    if not rising or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(points):
+        raise NeuralfieldError(
+            f'array "offsets" must hold whole numbers that rise from 0 to that of points, {len(points)}, one more than outlines'
+        )
+    count = len(offsets) - 1
+    names = [str(name) for name in _array(archive, "names")] if "names" in archive.files else _ids(count, True, split)
+    if len(set(names)) != count or len(names) != count:
+        raise NeuralfieldError(f'array "names" must hold a name of its own for each of {count} outlines, got {len(names)}')
+    return outlines(points.astype(np.float64), offsets.astype(np.int64), names)
 
 
 def _ids(count: int, whole: bool, split: str) -> list[str]:

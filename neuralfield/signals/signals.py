@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.registry import names, nearest, resolve
+from neuralfield.signals.roster import Roster
 from neuralfield.types import Observations
 
+MESHES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
+"""Endings of meshes: those that trimesh reads without other packages."""
 ENDINGS = {".png": "images", ".jpg": "images", ".jpeg": "images", ".npz": "npz", ".csv": "csv"}
+ENDINGS |= dict.fromkeys(MESHES, "meshes") | {".xyz": "scan"}
 """A path to a single file is a source too; its ending names the kind."""
 
-CHOOSING = ("path", "split", "limit", "skip_bad")
+CHOOSING = ("path", "split", "splits", "limit", "skip_bad", "mirror")
 """Settings that choose signals; the others prepare them, and a run hands those on to the signals it infers."""
 
 
@@ -30,12 +34,16 @@ class UnlikeError(NeuralfieldError):
 
 
 class Signals(ABC):
-    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them."""
+    """A data set of signals. `ids` names each one; `labels` [n] ride along where a set has them.
+
+    So do `frames` [n, C + 1], the centre and scale that each was normalised by.
+    """
 
     domain: str
     """Name of the domain that these are signals of."""
     ids: list[str]
     labels: Int[Tensor, " n"] | None
+    frames: Float[Tensor, "n F"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,6 +51,11 @@ class Signals(ABC):
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self.facts().items())
         return f"{type(self).__name__}({len(self)} signals of domain {self.domain}: {facts})"
+
+    @property
+    def roster(self) -> Roster:
+        """Who they are."""
+        return Roster(list(self.ids), self.labels, self.frames)
 
     @property
     @abstractmethod

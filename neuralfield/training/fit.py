@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.inference.thinning import glanced_at, thinned
 from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
@@ -18,12 +20,13 @@ from neuralfield.training.batches import batches_of
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import Journal
 from neuralfield.training.loop import Position, train
+from neuralfield.training.optimisers.dense_adam import dense_adam
 from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress, Report
 from neuralfield.training.schedules.schedule import Optimisers
 from neuralfield.training.session import Session
-from neuralfield.types import Loss
+from neuralfield.types import Loss, Observations
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
@@ -100,7 +103,8 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
-    optimisers = Optimisers(RowAdam(model.source.parameters()), decoder_optimiser)
+    adam = dense_adam if recipe.training.latent_optimiser == "dense" else RowAdam
+    optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(training, recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
@@ -109,7 +113,7 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
 def _initialise(state: Session, epochs: int) -> None:
     """First codes; where a linear model gave them, the other parts may begin with it too."""
     model = state.model
-    basis = model.source.initialise(lambda: state.signals.batches(1024), generator(state.seed, INITIALISING))
+    basis = model.source.initialise(lambda: _looked_at(state), generator(state.seed, INITIALISING))
     basis = None if basis is None else basis.to(model.source.codes.device)
     begun = basis is not None and model.decoder.adopt(basis)
     if not epochs and not begun:
@@ -120,6 +124,13 @@ def _initialise(state: Session, epochs: int) -> None:
     if basis is not None:
         state.settled = begun and model.objective.prior.adopt(basis)
         state.resolve("likelihood", model.objective.likelihood.learn(float(basis.noise)))
+
+
+def _looked_at(state: Session) -> Iterator[Observations]:
+    """All signals in order, as many points of each as a search looks at, which stand for all."""
+    inference = state.recipe.inference
+    for batch in state.signals.batches(1024 if inference.points is None else inference.batch):
+        yield thinned(batch, inference.points)
 
 
 def _epochs(state: Session) -> int:
@@ -182,7 +193,7 @@ def _finite(loss: Loss, position: Position) -> float:
 def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
     """Prepare inference, score, and write what there is to look at."""
     progress.stage("preparing inference")
-    run = Run(state.recipe, state.model, state.signals.ids, state.signals.labels, {})
+    run = Run(state.recipe, state.model, state.signals.roster, {})
     run.prepare(state.signals, generator(state.seed, PREPARING), state.settled and not state.position.steps)
     run.facts = {
         "signals": len(state.signals),
@@ -203,7 +214,7 @@ def _scores(run: Run, signals: Signals) -> dict[str, float]:
     """The domain's scores, averaged over evenly spread training signals."""
     scores: dict[str, list[Tensor]] = {}
     for rows in torch.linspace(0, len(signals) - 1, min(SCORED, len(signals))).long().split(run.recipe.inference.batch):
-        truth = signals.truth(rows).to(run.device)
+        truth = glanced_at(signals.truth(rows), run.domain).to(run.device)
         for name, values in run.domain.score(run.field(run.codes[rows.to(run.device)]), truth).items():
             scores.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(values).nanmean().item() for name, values in scores.items()}

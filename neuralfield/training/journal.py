@@ -1,6 +1,7 @@
 """What a fit leaves to look at: TensorBoard scalars, probe pictures over time, codes as an embedding with sprites."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,26 @@ from torch.utils.tensorboard import SummaryWriter
 
 from neuralfield.domains.domain import Domain
 from neuralfield.domains.pictures import sheet
+from neuralfield.inference.thinning import glanced_at
 from neuralfield.recipe import Model
 from neuralfield.signals.signals import Signals
-from neuralfield.types import Latent, Loss
+from neuralfield.types import Field, Latent, Loss
 
 PROBES = 12
 """Signals whose pictures are kept over time: one row of a contact sheet."""
+SHARE = 0.1
+"""Of the time, what looks between landmarks may take."""
+SURFACES, SURFACE_RESOLUTION = 3, 64
+"""Probes whose surfaces TensorBoard shows, and samples of them along every axis."""
 EMBEDDED = 1000
 """Codes shown in TensorBoard's projector; its sprite must stay below 8192 pixels a side."""
 
 
 class Journal:
-    """Writes into a run's folder; pictures of probes are one file per look, so that a resumed fit keeps them."""
+    """Writes into a run's folder; pictures of probes are one file per look, so that a resumed fit keeps them.
+
+    Where a look at the probes takes longer than an epoch, most epochs go without one: they may cost a tenth of the time.
+    """
 
     def __init__(self, folder: Path, domain: Domain, signals: Signals) -> None:
         self.folder, self.domain, self.signals = folder, domain, signals
@@ -31,25 +40,44 @@ class Journal:
         self.progress = folder / "figures" / "progress"
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
+        self.truth = glanced_at(signals.truth(self.index), domain)
+        self.began, self.spent, self.score = time.perf_counter(), 0.0, math.nan
 
     def epoch(self, model: Model, epoch: int, loss: Loss) -> float:
-        """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score."""
-        truth = self.signals.truth(self.index)
-        with torch.no_grad():
-            device = next(model.decoder.parameters()).device
-            field = model.objective.field(model.source(truth.to(device)), model.decoder)
-            scores = self.domain.score(field, truth.to(device))
-        for name, values in scores.items():
-            self.board.add_scalar(f"probes/{name}", values.mean().item(), epoch)
+        """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score, the last that was taken."""
+        now = time.perf_counter()
+        if _is_landmark(epoch) or self.spent <= SHARE * (now - self.began):
+            self._look(model, epoch)
+            self.spent += time.perf_counter() - now
         observed = loss.observed.sum().clamp(min=1)
         self.board.add_scalar("loss/total", loss.total.mean().item(), epoch)
         self.board.add_scalar("loss/data", (loss.data.sum() / observed).item(), epoch)
         self.board.add_scalar("loss/prior", (loss.prior.sum() / observed).item(), epoch)
+        return self.score
+
+    @torch.no_grad()
+    def _look(self, model: Model, epoch: int) -> None:
+        """The probes' scores, and at landmarks their pictures and surfaces."""
+        truth = self.truth.to(next(model.decoder.parameters()).device)
+        field = model.objective.field(model.source(truth), model.decoder)
+        scores = self.domain.score(field, truth)
+        for name, values in scores.items():
+            self.board.add_scalar(f"probes/{name}", values.nanmean().item(), epoch)
+        self.score = scores[self.domain.headline].nanmean().item()
         if _is_landmark(epoch):
             pictures = self.domain.render(field)
             self.board.add_images("reconstructions", pictures, epoch, dataformats="NHWC")
             Picture.fromarray(rearrange(pictures, "b h w c -> h (b w) c")).save(self.progress / f"epoch-{epoch:05d}.png")
-        return scores[self.domain.headline].mean().item()
+            self._add_surfaces(field, epoch)
+
+    def _add_surfaces(self, field: Field, epoch: int) -> None:
+        for b in range(min(SURFACES, len(field)) if self.domain.solid else 0):
+            surface, _ = self.domain.surface(field.rows(slice(b, b + 1)), SURFACE_RESOLUTION)
+            if len(surface):
+                vertices, faces = (torch.from_numpy(array)[None] for array in (surface.vertices, surface.elements))
+                self.board.add_mesh(
+                    f"surfaces/{self.signals.ids[int(self.index[b])]}", vertices.float(), faces=faces, global_step=epoch
+                )
 
     def close(self, model: Model, codes: torch.Tensor) -> None:
         """Reconstructions over time as one sheet, and the embedding."""

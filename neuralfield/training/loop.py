@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from neuralfield.types import Loss
 
 SMALLEST_RATE = 0.01
 """Share of the rates that is left at the end of a cosine: enough that the last steps still do something."""
+DRAWING = 1005  # the fourth number of a step's seed: what a decoder draws is unrelated to which points are drawn
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ def train(
     while (share := done(position)) < 1:
         order = torch.randperm(batches.count, generator=generator(seed, position.epoch))
         for items in order.split(settings.batch)[position.step :]:
-            factor = rate_factor(share, settings)
+            factor = rate_factor(share, settings, position.epoch)
             optimisers.rates(settings.latent_rate * factor, settings.decoder_rate * factor)
             draw = generator(seed, position.epoch, position.step)
             observations = batches.batch(items, draw).to(device)
-            loss = schedule.step(model, optimisers, observations, position.epoch, draw)
+            with _training(model, ramp_share(position.epoch, settings), seed, position):
+                loss = schedule.step(model, optimisers, observations, position.epoch, draw)
             ended = position.step + 1 == per_epoch
             position = Position(position.epoch + ended, 0 if ended else position.step + 1, position.steps + 1)
             yield position, loss, observations.weight.numel()
@@ -57,9 +60,38 @@ def train(
                 break
 
 
-def rate_factor(share: float, settings: Training) -> float:
-    """What the rates are multiplied by when a share of the fit is done: a linear warm-up, and a half cosine over the whole."""
+def rate_factor(share: float, settings: Training, epoch: int = 0) -> float:
+    """What the rates are multiplied by when a share of the fit is done: a linear warm-up, and a half cosine over the whole.
+
+    Halving counts epochs as DeepSDF does, from 1: the first lower rate is that of epoch number `halve_every`.
+    """
     warm = min(1.0, SMALLEST_RATE + share / settings.warmup) if settings.warmup else 1.0
     if settings.decay == "constant":
         return warm
+    if settings.decay == "halving":
+        return warm * float(0.5 ** ((epoch + 1) // settings.halve_every))
     return warm * (SMALLEST_RATE + (1 - SMALLEST_RATE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def ramp_share(epoch: int, settings: Training) -> float:
+    """Of the prior, what counts in an epoch (counted from 0): 1 / ramp in the first, all from the last of the ramp on."""
+    return min(1.0, (epoch + 1) / settings.ramp) if settings.ramp else 1.0
+
+
+@contextmanager
+def _training(model: Model, ramp: float, seed: int, position: Position) -> Iterator[None]:
+    """Inside, the parts train; outside they are as searches see them, for the pictures and the validation between steps."""
+    device, parts = next(model.decoder.parameters()).device, (model.source, model.decoder)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda, enabled=model.decoder.draws):
+        if model.decoder.draws:
+            torch.manual_seed(generator(seed, position.epoch, position.step, DRAWING).initial_seed())
+        for part in parts:
+            part.train()
+        model.objective.ramp = ramp
+        try:
+            yield
+        finally:
+            model.objective.ramp = 1.0
+            for part in parts:
+                part.eval()

@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from neuralfield.inference.thinning import thinned
 from neuralfield.latents.source import FixedCodes
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.progress import Progress
@@ -30,7 +31,7 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
     solver = state.solver(steps)
     with interruptible() as interrupted:
         for done, rows in enumerate(batches):
-            batch = state.signals.batch(rows).to(codes.device)
+            batch = thinned(state.signals.batch(rows), settings.points).to(codes.device)
             estimate: Estimate = solver.solve(state.model.objective, state.model.decoder, batch, Latent(codes[rows]))
             codes[rows] = estimate.latent.mean
             progress.share((done + 1) / len(batches))
@@ -40,7 +41,7 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
 
 def _affordable(state: Session, rows: Tensor, seconds: float) -> int:
     """How many steps on one batch fit into some seconds, by timing one."""
-    batch = state.signals.batch(rows).to(state.model.source.codes.device)
+    batch = thinned(state.signals.batch(rows), state.recipe.inference.points).to(state.model.source.codes.device)
     finish = torch.cuda.synchronize if batch.values.is_cuda else (lambda: None)
     finish()
     began = time.perf_counter()

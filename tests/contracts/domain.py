@@ -6,6 +6,7 @@ import torch
 
 from neuralfield.domains.domain import Domain
 from neuralfield.domains.ensembles import Drawn
+from neuralfield.errors import NeuralfieldError
 from neuralfield.registry import names
 from neuralfield.types import Field, Observations
 
@@ -21,7 +22,16 @@ def exact(truth: Observations) -> Field:
 
 
 class DomainContract:
-    """Give `domain` and `truth`: three signals, known everywhere, on the domain's own grid where it has one."""
+    """Give `domain` and `truth`: three signals, known everywhere, on the domain's own grid where it has one.
+
+    A grid has `least` samples along its longer side, or more. `different` are fields that look different from each other.
+    """
+
+    least = 1
+
+    def different(self, domain: Domain, levels: list[float]) -> Field:
+        """A field for each level, in (0, 1)."""
+        return constant(domain, torch.tensor(levels))
 
     @pytest.fixture
     def domain(self) -> Domain:
@@ -40,6 +50,10 @@ class DomainContract:
 
     @pytest.mark.parametrize("resolution", [None, 1, 7, 32])
     def test_a_grid_has_distinct_points_inside_the_unit_cube(self, domain: Domain, resolution: int | None) -> None:
+        if resolution is not None and resolution < self.least:
+            with pytest.raises(NeuralfieldError, match=f"at least {self.least} .*, got {resolution}"):
+                domain.grid(resolution)
+            return
         grid, shape = domain.grid(resolution), domain.grid_shape(resolution)
         assert grid.shape == (1, int(np.prod(shape)), domain.coord_dim)
         assert grid.abs().max() <= 1
@@ -87,10 +101,12 @@ class DomainContract:
 
     @pytest.mark.parametrize("resolution", [None, 5, 40])
     def test_pictures_have_the_grids_size_and_eight_bits(self, domain: Domain, resolution: int | None) -> None:
-        pictures = domain.render(constant(domain, torch.tensor([0.0, 0.4, 2.0])), resolution)
-        assert pictures.dtype == np.uint8
-        assert pictures.shape[0] == 3
-        assert pictures.shape[-1] == 3
+        for field in (constant(domain, torch.tensor([0.0, 0.4, 2.0])), self.different(domain, [0.2, 0.5, 0.9])):
+            pictures = domain.render(field, resolution)
+            assert pictures.dtype == np.uint8
+            assert pictures.shape[0] == 3
+            assert pictures.shape[-1] == 3
+        assert len({picture.tobytes() for picture in pictures}) == 3
 
     def test_scores_and_pictures_need_no_gradients(self, domain: Domain, truth: Observations) -> None:
         weight = torch.nn.Parameter(torch.ones(()))
@@ -176,7 +192,7 @@ class DomainContract:
         self, domain: Domain, truth: Observations, banded: bool
     ) -> None:
         seen = torch.arange(truth.weight.shape[1]).expand(truth.weight.shape) % 2 == 0
-        field = constant(domain, torch.tensor([0.1, 0.5, 0.9]))
+        field = self.different(domain, [0.1, 0.5, 0.9])
         draws = 0.3 * torch.randn(20, 3, domain.grid().shape[1], domain.value_dim, generator=torch.Generator().manual_seed(0))
         samples = field(domain.grid()) + draws
         drawn = Drawn(samples, samples) if banded else None
@@ -185,7 +201,7 @@ class DomainContract:
         assert len({page.shape[1:] for page in pictures}) == 1
         assert all(page.dtype == np.uint8 and page.shape[-1] == 3 for page in pictures)
         assert sum(map(len, pictures)) >= 3
-        other = constant(domain, torch.tensor([0.9, 0.1, 0.5]))
+        other = self.different(domain, [0.9, 0.1, 0.5])
         changed = list(domain.panels(*truth.split(seen), other, drawn).values())
         assert any(not np.array_equal(a, b) for a, b in zip(pictures, changed, strict=True))
 

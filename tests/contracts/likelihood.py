@@ -13,11 +13,15 @@ class LikelihoodContract:
     """Give `likelihood`, and whether it is a sum of squares (`least_squares`) and knows its quantiles.
 
     `smooth` says that it has a second derivative everywhere; a kind without gives the curvature of a parabola above it.
+    `even` says that the spread is the same whatever the value is. Predictions of size `within` are where it is no flatter than
+    near its value, and where quantiles are asked for.
     """
 
     least_squares: bool
     knows_quantiles: bool
     smooth = True
+    even = True
+    within = 1.0
 
     @pytest.fixture
     def likelihood(self) -> Likelihood:
@@ -26,6 +30,10 @@ class LikelihoodContract:
     @pytest.fixture
     def predicted(self) -> Tensor:
         return torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
+
+    @pytest.fixture
+    def near(self, predicted: Tensor) -> Tensor:
+        return self.within * predicted
 
     @pytest.fixture
     def values(self) -> Tensor:
@@ -39,14 +47,14 @@ class LikelihoodContract:
         assert torch.equal(likelihood.nll(predicted[:, 2:3], values[:, 2:3]), likelihood.nll(predicted, values)[:, 2:3])
 
     def test_the_mean_is_in_the_data_units_and_is_the_best_prediction(
-        self, likelihood: Likelihood, predicted: Tensor, values: Tensor
+        self, likelihood: Likelihood, near: Tensor, values: Tensor
     ) -> None:
-        # p(v | m) is an exponential family with mean m: seeing v = m costs less than any other prediction
-        seen = likelihood.mean(predicted)
-        assert seen.shape == predicted.shape
-        best = likelihood.nll(predicted, seen)
+        # seeing v = m costs less than any other prediction
+        seen = likelihood.mean(near)
+        assert seen.shape == near.shape
+        best = likelihood.nll(near, seen)
         for step in (-0.3, 0.1):
-            assert (likelihood.nll(predicted + step, seen) > best).all()
+            assert (likelihood.nll(near + step, seen) > best).all()
 
     def test_the_gradient_vanishes_where_the_prediction_is_the_value(self, likelihood: Likelihood, predicted: Tensor) -> None:
         predicted = predicted.clone().requires_grad_()
@@ -62,7 +70,10 @@ class LikelihoodContract:
         residual = likelihood.residual(predicted, values)
         assert residual.shape == values.shape
         constant = likelihood.nll(predicted, values) - residual.square().sum(-1) / 2
-        torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant), rtol=1e-5, atol=1e-4)
+        other = likelihood.nll(values, values) - likelihood.residual(values, values).square().sum(-1) / 2
+        torch.testing.assert_close(constant, other, rtol=1e-5, atol=1e-4)
+        if self.even:
+            torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant), rtol=1e-5, atol=1e-4)
 
     @pytest.fixture
     def far(self) -> Tensor:
@@ -88,6 +99,23 @@ class LikelihoodContract:
             assert isinstance(each, Tensor)
             expected = each.reshape(at.numel(), -1).diagonal().reshape(at.shape).clamp(min=0)
             torch.testing.assert_close(likelihood.curvature(at, values.double()), expected, rtol=1e-10, atol=1e-10)
+
+    def test_without_a_second_derivative_the_parabola_of_slope_and_curvature_lies_above(
+        self, likelihood: Likelihood, predicted: Tensor, far: Tensor, near: Tensor, values: Tensor
+    ) -> None:
+        if self.smooth:
+            pytest.skip("this likelihood is smooth: its curvature is its second derivative")
+        values, found = values.double().flatten(), 0
+        for at in (predicted.double().flatten(), far.flatten(), far.flatten().flip(0), near.double().flatten()):
+            pairs = [each.reshape(1, -1, 1) for each in (at, values)]
+            slope, curvature = likelihood.slope(*pairs), likelihood.curvature(*pairs)
+            moved = slope != 0  # where it is flat nothing moves, whatever the curvature
+            found += int(moved.sum())
+            for other in torch.linspace(-3, 3, 301, dtype=torch.float64):
+                step = other - pairs[0]
+                above = likelihood.nll(*pairs) + (slope * step + curvature / 2 * step.square()).sum(-1)
+                assert (above - likelihood.nll(pairs[0] + step, pairs[1]))[moved[..., 0]].min() > -1e-9
+        assert found > 20
 
     def test_the_curvature_is_finite_and_nowhere_negative(
         self, likelihood: Likelihood, predicted: Tensor, far: Tensor, values: Tensor
@@ -120,15 +148,15 @@ class LikelihoodContract:
 
     @pytest.mark.parametrize("level", [0.05, 0.3, 0.5, 0.95])
     def test_a_share_of_the_density_of_the_nll_lies_below_a_quantile_or_it_is_the_mean(
-        self, likelihood: Likelihood, predicted: Tensor, level: float
+        self, likelihood: Likelihood, near: Tensor, level: float
     ) -> None:
-        predicted, levels = predicted.double(), torch.full((3, 1, 1), level, dtype=torch.float64)
+        predicted, levels = near.double(), torch.full((3, 1, 1), level, dtype=torch.float64)
         if not self.knows_quantiles:
             assert torch.equal(likelihood.quantile(predicted, levels), predicted)
             return
         quantile = likelihood.double().quantile(predicted, levels)
         assert quantile.shape == predicted.shape
-        step = 0.001
+        step = 0.001 * self.within
         below = quantile[:, :, :1, None] - step * (torch.arange(20_000) + 0.5)  # the first channel alone
         for b, n in ((0, 0), (2, 4)):
             values = below[b, n, 0][None, :, None]

