@@ -58,13 +58,15 @@ def _completion(name: str, what: str, sizes: Sizes, report: Report) -> None:
     calibrated = calibrate(other, unseen, mask, SAMPLES)
     run.calibration.load_state_dict(other.calibration.state_dict())
     done = nf.complete(run, test.signals, mask, samples=SAMPLES)
+    plain = nf.complete(fitted(name, sizes), test.signals, mask)  # the likeliest code; the calibrated one leans on the prior
     seen = [observed(run, test, i, mask) for i in range(len(test))]
     starts = nearest_codes(run, mask.split(test.signals.batch(torch.arange(len(test))), run.domain)[0])
     adam = searched(run, [each.samples for each in seen], sizes, [each.empty for each in seen], starts)
     n = len(adam.codes)
     hidden = [hidden_points(test, i, mask, run.domain, sizes) for i in range(len(test))]
     surfaces = {
-        "ours": [decoded(run, code, sizes.resolution) for code in done.estimate.latent.mean],
+        "ours": [decoded(run, code, sizes.resolution) for code in plain.estimate.latent.mean],
+        "ours, calibrated": [decoded(run, code, sizes.resolution) for code in done.estimate.latent.mean],
         f"Adam-{sizes.adam_steps}, first {n}": [decoded(run, code, sizes.resolution) for code in adam.codes],
         "nearest training mesh": [nearest(train, each) for each in seen],
     }
@@ -75,7 +77,7 @@ def _completion(name: str, what: str, sizes: Sizes, report: Report) -> None:
     title = f"{name}, {what}"
     report.say(f"### {name}, `--observe {what}`, {len(test)} shapes", "")
     report.table(("completion", "chamfer of the hidden side, mean", "median"), [(k, thousandths(v)) for k, v in errors.items()])
-    ours, theirs, copied = errors.values()
+    ours, _, theirs, copied = errors.values()
     ratio = float(np.mean(ours[:n]) / np.mean(theirs))
     report.target(f"{title}: at most {SHARE} x Adam's mean chamfer.", f"{ratio:.2f} x, on the first {n}", ratio <= SHARE)
     better = float(np.mean(ours) / np.mean(copied))
