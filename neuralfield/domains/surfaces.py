@@ -14,7 +14,7 @@ from neuralfield.types import Field
 COARSEST = 16
 """Cells along a block at first; blocks that may hold the surface are halved until they have FINEST."""
 FINEST = 2
-STEEPEST = 1.25
+STEEPEST = 1.1
 """Slope that is allowed for: of a distance it is 1, of fitted fields now and then a little more. It grows with the slope of those
 that turn out to be steeper on the coarsest level."""
 
