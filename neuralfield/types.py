@@ -24,7 +24,7 @@ EQUAL, AT_LEAST = 0, 1
 EVALUATED_AT_ONCE = 2**18
 """Points, over all signals, that a field evaluates in one go at most: 2^18 x 128 units x 4 bytes = 128 MiB a layer."""
 CACHED = 2**13
-"""Points that a CPU evaluates in one go: 4 MiB a layer stay in its cache, and the allocator keeps them (2.5 times faster)."""
+"""Points that a CPU evaluates in one go: 4 MiB a layer stay in its cache, and the allocator keeps them."""
 LEAST_CHUNK = 2**10
 """Points of each signal that are evaluated together in any case: decoders that read tables do so faster as a whole."""
 

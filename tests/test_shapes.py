@@ -451,7 +451,7 @@ class TestUnlikeShapes(SignalsContract):
 class TestPrimitives(SignalsContract):
     replaces = True
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def signals(self) -> Signals:
         return load("primitives", count=6, even=100, surface=50, near=100)
 

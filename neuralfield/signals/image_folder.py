@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
-from neuralfield.signals.images import SPLITS, Images, check_split, resized, with_channels
+from neuralfield.signals.images import SPLITS, Images, check_split, resized, split_folder, with_channels
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 NAMED = 5  # files in a warning: enough to see what they have in common, few enough for a line
@@ -54,12 +54,8 @@ def _find(root: Path, split: str) -> tuple[list[Path], list[str]]:
     """(files, names of classes, which may be none) of a split."""
     if root.is_file():
         return [root], []
-    if not root.is_dir():
-        raise NeuralfieldError(f"there is no file or folder {root}")
+    folder = split_folder(root, split)
     folders = [root / name for name in SPLITS if (root / name).is_dir()]
-    folder = root / split if folders else root
-    if not folder.is_dir():
-        raise NeuralfieldError(f"{root} has {folders[0].name}/ but no {split}/; make that folder, or say --split {folders[0].name}")
     files = _images_in(folder)
     # both splits count, so that a class has the same label in each
     classes = [] if files else sorted({name for each in folders or [root] for name in _subfolders(each)})

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -91,6 +92,17 @@ def check_split(split: str) -> None:
     """Refuse a split that no source has; one without splits is `train` and `test` alike."""
     if split not in SPLITS:
         raise UsageError(f'there is no split "{split}"{nearest(split, list(SPLITS))}; the splits are {" and ".join(SPLITS)}')
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """The folder of a split: `root` itself, or its train/ or test/ where it has one of them."""
+    if not root.is_dir():
+        raise NeuralfieldError(f"there is no file or folder {root}")
+    folders = [root / name for name in SPLITS if (root / name).is_dir()]
+    folder = root / split if folders else root
+    if not folder.is_dir():
+        raise NeuralfieldError(f"{root} has {folders[0].name}/ but no {split}/; make that folder, or say --split {folders[0].name}")
+    return folder
 
 
 def with_channels(pixels: Tensor, channels: int | None) -> Tensor:

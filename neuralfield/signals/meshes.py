@@ -15,7 +15,7 @@ import torch
 
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.signals.distances import Plan
-from neuralfield.signals.images import SPLITS, check_split
+from neuralfield.signals.images import check_split, split_folder
 from neuralfield.signals.kept import CacheError, Samples, cache_folder, kept, watched
 from neuralfield.signals.mesh_files import PointsOnlyError, Report, chosen_frame, normalised, read_mesh
 from neuralfield.signals.scans import scan
@@ -129,12 +129,7 @@ def _content(file: Path) -> bytes:
 def _find(root: Path, split: str) -> list[Path]:
     if root.is_file():
         return [root]
-    if not root.is_dir():
-        raise NeuralfieldError(f"there is no file or folder {root}")
-    folders = [root / name for name in SPLITS if (root / name).is_dir()]
-    folder = root / split if folders else root
-    if not folder.is_dir():
-        raise NeuralfieldError(f"{root} has {folders[0].name}/ but no {split}/; make that folder, or say --split {folders[0].name}")
+    folder = split_folder(root, split)
     found = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in MESHES and not entry.name.startswith("."))
     if not found:
         raise NeuralfieldError(f"{folder} holds no meshes ({', '.join(MESHES)}); no subfolder but train/ and test/ is read")

@@ -43,13 +43,14 @@ class Sampled:
     @property
     def directions(self) -> Float[np.ndarray, "M C"] | None:
         """The normals."""
-        return None if self.normals is None else self._turned(self.normals)
+        return None if self.normals is None else self._turned(np.array(self.normals))
 
     def _turned(self, vectors: Float[np.ndarray, "n _"]) -> Float[np.ndarray, "n _"]:
-        copy = np.array(vectors)
-        if self.mirrored is not None:
-            copy[:, self.mirrored] *= -1
-        return copy
+        if self.mirrored is None:
+            return vectors
+        turned = np.array(vectors)
+        turned[:, self.mirrored] *= -1
+        return turned
 
     def drawn(self, shares: Float[np.ndarray, " n"], balanced: bool) -> Int[np.ndarray, " n"]:
         """Numbers of points from numbers in [0, 1): of all, or `balanced`, the first half of those outside, the others inside."""
@@ -146,8 +147,8 @@ class Shapes(Signals):
         normals = torch.zeros(len(parts), values.shape[1], self.dims)
         for b, part in enumerate(parts):
             values[b, : len(part)] = part.rows(slice(None))
-            if part.directions is not None:
-                normals[b, self.even : self.even + len(part.directions)] = torch.from_numpy(part.directions)
+            if (directions := part.directions) is not None:
+                normals[b, self.even : self.even + len(directions)] = torch.from_numpy(directions)
         rows = torch.arange(values.shape[1]).expand(len(parts), -1)
         known = any(part.normals is not None for part in parts)
         return self._observed(index, values, (rows < counts[:, None]).float(), rows, normals if known else None)
@@ -184,7 +185,7 @@ class Shapes(Signals):
         return type(self)(samples, ids, self.frames[index], self.even, labels, self.balanced)
 
     def with_mirrored(self, axis: int) -> Self:
-        """Each shape twice, at once a second time mirrored at the plane through the centre of its box across an axis."""
+        """Each shape twice in a row, the second time mirrored at the plane through the centre of its box across an axis."""
         labels = None if self.labels is None else self.labels.repeat_interleave(2)
         pairs = [each for part in self.samples for each in (part, replace(part, mirrored=axis))]
         ids = [each for name in self.ids for each in (name, f"{name}-mirrored")]

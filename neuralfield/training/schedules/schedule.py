@@ -66,7 +66,7 @@ def descend(
 
 
 def _parts(model: Model, observations: Observations) -> list[Observations]:
-    """Signals whose activations stay in a CPU's cache while they go forward and back: 1.2 to 1.8 times faster than all at once."""
+    """Signals whose activations stay in a CPU's cache while they go forward and back."""
     count, points = observations.weight.shape
     whole = observations.weight.is_cuda or not model.decoder.pointwise or not model.objective.separable
     if whole or count * points <= TOGETHER:
