@@ -31,26 +31,29 @@ EMBEDDED = 1000
 class Journal:
     """Writes into a run's folder; pictures of probes are one file per look, so that a resumed fit keeps them.
 
-    Where a look at the probes takes longer than an epoch, most epochs go without one: they may cost a tenth of the time.
+    Its probes are `among` the first signals, those whose codes this process has. Where a look at the probes takes longer than an epoch, most epochs go without one: they may cost a tenth of the time.
     """
 
-    def __init__(self, folder: Path, domain: Domain, signals: Signals) -> None:
+    def __init__(self, folder: Path, domain: Domain, signals: Signals, among: int) -> None:
         self.folder, self.domain, self.signals = folder, domain, signals
-        self.index = torch.linspace(0, len(signals) - 1, min(PROBES, len(signals))).long()
+        self.index = torch.linspace(0, among - 1, min(PROBES, among)).long()
         self.progress = folder / "figures" / "progress"
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
         self.truth = glanced_at(signals.truth(self.index), domain)
         self.began, self.spent, self.score = time.perf_counter(), 0.0, math.nan
 
-    def epoch(self, model: Model, epoch: int, loss: Loss) -> float:
-        """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score, the last that was taken."""
+    def epoch(self, model: Model, epoch: int, loss: Loss, mean: float) -> float:
+        """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score, the last that was taken.
+
+        `mean` is that of `loss.total`, which may be that of several ranks together.
+        """
         now = time.perf_counter()
         if _is_landmark(epoch) or self.spent <= SHARE * (now - self.began):
             self._look(model, epoch)
             self.spent += time.perf_counter() - now
         observed = loss.observed.sum().clamp(min=1)
-        self.board.add_scalar("loss/total", loss.total.mean().item(), epoch)
+        self.board.add_scalar("loss/total", mean, epoch)
         self.board.add_scalar("loss/data", (loss.data.sum() / observed).item(), epoch)
         self.board.add_scalar("loss/prior", (loss.prior.sum() / observed).item(), epoch)
         return self.score
