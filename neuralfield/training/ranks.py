@@ -51,7 +51,7 @@ class Ranks:
         own = self.share(count)
         return (signals >= own.start) & (signals < own.stop)
 
-    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
+    def average(self, tensors: Sequence[Tensor], weight: int) -> None:
         """Replace each tensor by its mean over the ranks, weighed by `weight`: one sum of one flat bucket."""
         if self.world == 1 or not tensors:
             return

@@ -29,6 +29,8 @@ PATIENCE = timedelta(hours=24)
 """How long ranks wait for the first one to initialise and to score. One that dies is noticed by its connection, not by this."""
 ROLL_CALL = 3.0
 """Seconds in which ranks that still live answer: each notices at once that another has gone, and waits for nothing else."""
+LATER = 0.3
+"""Seconds that others wait with what they have to say, as it may be the same for all."""
 
 Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 _HERE: ContextVar[Ranks] = ContextVar("ranks", default=ALONE)
@@ -126,10 +128,12 @@ def _last_word(error: BaseException, ranks: Ranks, store: dist.Store) -> BaseExc
     with suppress(RuntimeError):  # no store is left where the first rank held it and has died
         if lost:
             absent = _roll_call(ranks, store)
-        else:
-            time.sleep(0.0 if ranks.first else 0.3)  # if all have the same to say, the first does
-        present = [rank for rank in range(ranks.world) if rank not in absent]
-        if store.add("said", 0 if lost and ranks.rank != present[0] else 1) != 1 or (lost and ranks.rank != present[0]):
+        elif not ranks.first:
+            time.sleep(LATER)
+        speaks = not lost or ranks.rank == min(set(range(ranks.world)) - set(absent), default=None)
+        quiet = store.check(["said"]) or not speaks or store.add("said", 1) > 1
+        _leave(ranks, store)
+        if quiet:
             return SaidError(code)
     if isinstance(error, LostRankError) or absent:
         return _without(absent, ranks, error)
@@ -146,6 +150,15 @@ def _roll_call(ranks: Ranks, store: dist.Store) -> list[int]:
         time.sleep(0.05)
         absent = [rank for rank in absent if not store.check([f"here/{rank}"])]
     return absent
+
+
+def _leave(ranks: Ranks, store: dist.Store) -> None:
+    """The first rank goes last, where it holds the store and not torchrun."""
+    store.set(f"left/{ranks.rank}", "")
+    if ranks.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        until = time.monotonic() + ROLL_CALL
+        while time.monotonic() < until and not store.check([f"left/{rank}" for rank in range(ranks.world)]):
+            time.sleep(0.05)
 
 
 def _without(absent: list[int], ranks: Ranks, error: BaseException) -> NeuralfieldError:
