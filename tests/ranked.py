@@ -23,7 +23,7 @@ from neuralfield.training import fit as fitting  # noqa: E402
 from neuralfield.training.schedules.joint import Joint  # noqa: E402
 
 JOINT = ["latents.code_dim=3", "decoder.width=8", "decoder.depth=2", "training.batch=6", "training.epochs=none"]
-SHAPES = ["latents.code_dim=4", "decoder.width=8", "decoder.depth=2", "decoder.frequencies=4", "training.polish=2"]
+SHAPES = ["latents.code_dim=4", "decoder.width=8", "decoder.depth=2", "decoder.frequencies=4", "training.polish=0"]
 SHAPES += ["training.batch=4", "training.points=20", "inference.points=50", "objective.eikonal=0.1"]
 JOBS: dict[str, tuple[Any, str, list[str]]] = {
     "images": (lambda: images(24), "image", [*TINY, "training.points=30"]),
@@ -34,7 +34,7 @@ JOBS: dict[str, tuple[Any, str, list[str]]] = {
     "basis": (lambda: waves(40), "function", ["latents.code_dim=12"]),
     "samples": (lambda: images(6), "image", [*TINY, "training.draw=samples", "training.batch=50", "latents.init=normal"]),
     "dense": (lambda: images(5), "image", [*TINY, "training.latent_optimiser=dense", "training.batch=2"]),
-    "stopping": (lambda: images(24), "image", [*TINY, "training.validation=0.25", "training.patience=1", "training.decoder_rate=0.3"]),
+    "stopping": (lambda: images(24), "image", [*TINY, "training.validation=0.25", "training.patience=1", "training.optimiser=adam"]),
     "few": (lambda: images(2), "image", TINY),
 }
 """Data, recipe and settings of each kind of fit."""

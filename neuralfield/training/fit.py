@@ -19,7 +19,7 @@ from neuralfield.signals.signals import Signals
 from neuralfield.training import asked, shared, validation
 from neuralfield.training.batches import batches_of
 from neuralfield.training.interrupt import interruptible
-from neuralfield.training.journal import Journal
+from neuralfield.training.journal import PROBES, Journal
 from neuralfield.training.loop import Position, train
 from neuralfield.training.optimisers.dense_adam import dense_adam
 from neuralfield.training.optimisers.row_adam import RowAdam
@@ -96,8 +96,7 @@ def fit(
             asked.clear(folder)
         length = {"budget": budget} if budget else {"epochs_wanted": epochs}
         write_recipe(folder, state.recipe, finished=False, facts={"seed": seed, **length})
-    probed = len(ranks.share(len(state.signals)))
-    journal = Journal(folder, state.model.domain, state.signals, probed) if folder is not None and ranks.first else None
+    journal = Journal(folder, state.model.domain, state.signals) if folder is not None and ranks.first else None
     polished = state.recipe.training.polish != 0
     _train(state, epochs, None if budget is None else budget * (1 - POLISH_SHARE * polished), journal, progress)
     if polished:
@@ -206,8 +205,9 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
+                probes = ranks.some(state.model.source.codes.detach(), len(state.signals), PROBES)
                 loss = shared.summed(loss, ranks)
-                score = journal.epoch(state.model, position.epoch, loss, cost) if journal is not None else None
+                score = journal.epoch(state.model, position.epoch, loss, cost, probes) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)
                 if spent - last_saved > CHECKPOINT_EVERY:
                     state.save()

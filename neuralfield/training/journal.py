@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image as Picture
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter
 
@@ -16,6 +18,7 @@ from neuralfield.domains.pictures import sheet
 from neuralfield.inference.thinning import glanced_at
 from neuralfield.recipe import Model
 from neuralfield.signals.signals import Signals
+from neuralfield.training.ranks import spread
 from neuralfield.types import Field, Latent, Loss
 
 PROBES = 12
@@ -31,26 +34,26 @@ EMBEDDED = 1000
 class Journal:
     """Writes into a run's folder; pictures of probes are one file per look, so that a resumed fit keeps them.
 
-    Its probes are `among` the first signals, those whose codes this process has. Where a look at the probes takes longer than an epoch, most epochs go without one: they may cost a tenth of the time.
+    Where a look at the probes takes longer than an epoch, most epochs go without one: they may cost a tenth of the time.
     """
 
-    def __init__(self, folder: Path, domain: Domain, signals: Signals, among: int) -> None:
+    def __init__(self, folder: Path, domain: Domain, signals: Signals) -> None:
         self.folder, self.domain, self.signals = folder, domain, signals
-        self.index = torch.linspace(0, among - 1, min(PROBES, among)).long()
+        self.index = spread(len(signals), PROBES)
         self.progress = folder / "figures" / "progress"
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
         self.truth = glanced_at(signals.truth(self.index), domain)
         self.began, self.spent, self.score = time.perf_counter(), 0.0, math.nan
 
-    def epoch(self, model: Model, epoch: int, loss: Loss, mean: float) -> float:
+    def epoch(self, model: Model, epoch: int, loss: Loss, mean: float, codes: Float[Tensor, "p D"]) -> float:
         """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score, the last that was taken.
 
-        `mean` is that of `loss.total`, which may be that of several ranks together.
+        `mean` is that of `loss.total`, `codes` are those of the probes: several ranks have found them together.
         """
         now = time.perf_counter()
         if _is_landmark(epoch) or self.spent <= SHARE * (now - self.began):
-            self._look(model, epoch)
+            self._look(model, epoch, codes)
             self.spent += time.perf_counter() - now
         observed = loss.observed.sum().clamp(min=1)
         self.board.add_scalar("loss/total", mean, epoch)
@@ -59,10 +62,10 @@ class Journal:
         return self.score
 
     @torch.no_grad()
-    def _look(self, model: Model, epoch: int) -> None:
+    def _look(self, model: Model, epoch: int, codes: Float[Tensor, "p D"]) -> None:
         """The probes' scores, and at landmarks their pictures and surfaces."""
         truth = self.truth.to(next(model.decoder.parameters()).device)
-        field = model.objective.field(model.source(truth), model.decoder)
+        field = model.objective.field(Latent(codes), model.decoder)
         scores = self.domain.score(field, truth)
         for name, values in scores.items():
             self.board.add_scalar(f"probes/{name}", values.nanmean().item(), epoch)

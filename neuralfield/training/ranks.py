@@ -134,10 +134,10 @@ class Ranks:
         return torch.cat(parts)
 
     def some(self, rows: Float[Tensor, "m D"], count: int, most: int) -> Float[Tensor, "s D"]:
-        """Of all ranks' rows `most`, evenly spread, on every rank."""
+        """Of all ranks' rows `most`, evenly spread (`spread`), on every rank."""
+        which = spread(count, most)
         if self.world == 1:
-            return rows
-        which = torch.linspace(0, count - 1, min(most, count)).long()
+            return rows[which.to(rows.device)]
         mine, own = self.owns(which, count), self.share(count)
         found = torch.zeros(len(which), *rows.shape[1:])
         found[mine] = rows.detach().cpu()[which[mine] - own.start]
@@ -157,6 +157,11 @@ class Ranks:
 
 ALONE = Ranks()
 """The ordinary case: one process."""
+
+
+def spread(count: int, most: int) -> Int[Tensor, " s"]:
+    """Numbers of `most` of `count` signals, evenly spread."""
+    return torch.linspace(0, count - 1, min(most, count)).long()
 
 
 def wants_gpu(name: str) -> bool:

@@ -54,7 +54,9 @@ class Session:
         inference = self.recipe.inference
         counted = {"steps": steps} if "steps" in inference.arguments else {}
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **counted})
-        codes = self.ranks.some(self.model.source.codes.detach(), len(self.signals), LOOKED_AT)
+        codes = self.model.source.codes.detach()
+        if self.ranks.world > 1:  # those at which L-BFGS looks; all of them may not fit here
+            codes = self.ranks.some(codes, len(self.signals), LOOKED_AT)
         solver.prepare(self.model.objective, self.model.decoder, codes, self.model.domain.grid().to(codes.device))
         return solver
 

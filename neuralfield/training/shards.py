@@ -13,7 +13,7 @@ from torch import Tensor
 
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError
-from neuralfield.training.ranks import LostRankError, Ranks
+from neuralfield.training.ranks import LostRankError, Ranks, answering
 
 
 def path_of(folder: Path) -> Path:
@@ -32,7 +32,8 @@ def save(folder: Path, name: str, tensors: dict[str, Tensor], rows: set[str], ab
     first = ranks.share(count).start
     held = {key: _placed(value, first, count) if key in rows else value.detach() for key, value in tensors.items()}
     try:
-        dcp.save(held, storage_writer=dcp.HuggingFaceStorageWriter(str(where), save_distributed=True))
+        with answering():
+            dcp.save(held, storage_writer=dcp.HuggingFaceStorageWriter(str(where), save_distributed=True))
     except dcp.CheckpointException as error:
         raise _why(error, where) from error
     if ranks.first:
@@ -58,7 +59,8 @@ def load(folder: Path, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Any]]
         empty = torch.empty(size, dtype=known.properties.dtype)
         tensors[name] = _placed(empty, own.start, table["count"]) if name in rows else empty
     try:
-        dcp.load(tensors, storage_reader=reader)
+        with answering():
+            dcp.load(tensors, storage_reader=reader)
     except dcp.CheckpointException as error:
         raise _why(error, where) from error
     return tensors, table["about"]

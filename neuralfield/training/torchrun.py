@@ -3,10 +3,12 @@
     torchrun --nproc-per-node 2 -m neuralfield fit --domain image --out runs/x
 """
 
+import gc
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -88,7 +90,8 @@ def _joined(device: str, out: Any) -> Iterator[Ranks]:
         yield ranks
     except (Exception, KeyboardInterrupt) as error:
         _on_sigterm(signal.SIG_IGN)  # torchrun ends those that are left; one of them has a line to say before
-        _part()  # what wakes ranks that wait for this one
+        _part()
+        _forget(error)
         raise _last_word(error, ranks, store) from error
     finally:
         _part()
@@ -109,6 +112,14 @@ def _part() -> None:
             dist.destroy_process_group()
 
 
+def _forget(error: BaseException | None) -> None:
+    """Close the connections, which wakes ranks that wait for this one: gloo does so when nobody refers to them any more."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+
+
 def _end(number: int, frame: Any) -> None:
     raise EndedError("the fit was ended by SIGTERM before there was a state to save")
 
@@ -125,7 +136,7 @@ def _last_word(error: BaseException, ranks: Ranks, store: dist.Store) -> BaseExc
     lost = isinstance(error, LostRankError | EndedError)
     code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
     absent: list[int] = []
-    with suppress(RuntimeError):  # no store is left where the first rank held it and has died
+    try:
         if lost:
             absent = _roll_call(ranks, store)
         elif not ranks.first:
@@ -135,6 +146,8 @@ def _last_word(error: BaseException, ranks: Ranks, store: dist.Store) -> BaseExc
         _leave(ranks, store)
         if quiet:
             return SaidError(code)
+    except RuntimeError:  # the first rank held the store, and has died
+        absent = [0] if lost else []
     if isinstance(error, LostRankError) or absent:
         return _without(absent, ranks, error)
     if isinstance(error, UsageError | InterruptedFitError | EndedError) or not isinstance(error, NeuralfieldError) or ranks.first:
