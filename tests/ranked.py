@@ -25,6 +25,8 @@ from neuralfield.training.schedules.joint import Joint  # noqa: E402
 JOINT = ["latents.code_dim=3", "decoder.width=8", "decoder.depth=2", "training.batch=6", "training.epochs=none"]
 SHAPES = ["latents.code_dim=4", "decoder.width=8", "decoder.depth=2", "decoder.frequencies=4", "training.polish=0"]
 SHAPES += ["training.batch=4", "training.points=20", "inference.points=50", "objective.eikonal=0.1"]
+ALTERNATING = ["schedule.latent_epochs=1", "schedule.decoder_epochs=1", "schedule.rounds=2"]
+STOPPING = ["training.optimiser=adam", "training.decoder_rate=0.05", "training.decay=constant", "training.warmup=0"]
 JOBS: dict[str, tuple[Any, str, list[str]]] = {
     "images": (lambda: images(24), "image", [*TINY, "training.points=30"]),
     "ragged": (lambda: images(23), "image", [*TINY, "training.optimiser=adam"]),
@@ -34,7 +36,8 @@ JOBS: dict[str, tuple[Any, str, list[str]]] = {
     "basis": (lambda: waves(40), "function", ["latents.code_dim=12"]),
     "samples": (lambda: images(6), "image", [*TINY, "training.draw=samples", "training.batch=50", "latents.init=normal"]),
     "dense": (lambda: images(5), "image", [*TINY, "training.latent_optimiser=dense", "training.batch=2"]),
-    "stopping": (lambda: images(24), "image", [*TINY, "training.validation=0.25", "training.patience=1", "training.optimiser=adam"]),
+    "stopping": (lambda: images(24), "image", [*TINY, "training.validation=0.25", "training.patience=1", *STOPPING]),
+    "alternating": (lambda: waves(13), "functions-alternating", [*JOINT, *ALTERNATING]),
     "few": (lambda: images(2), "image", TINY),
 }
 """Data, recipe and settings of each kind of fit."""
@@ -59,7 +62,9 @@ def arguments(job: str) -> dict[str, Any]:
 def numbers(folder: Path) -> dict[str, torch.Tensor]:
     """All that a run has learned."""
     names = ("decoder", "latents", "inference")
-    return {f"{name}.{key}": value for name in names for key, value in files.read_tensors(folder / f"{name}.safetensors")[0].items()}
+    return {
+        f"{name}.{key}": value for name in names for key, value in files.read_tensors(folder / f"{name}.safetensors")[0].items()
+    }
 
 
 def on_ranks(world: int, work: Any, *words: Any, within: float = 60.0) -> Ended:
@@ -90,6 +95,11 @@ def fit(out: Path, job: str, stop: tuple[int, int, int] | None = None, resume: b
         _watch(*stop[1:])
     given = {"resume": True, "data": arguments(job)["data"]} if resume else arguments(job)
     _as_nf(lambda: fitting.fit(**given, out=out, overwrite=not resume))
+
+
+def fit_within(out: Path, job: str, budget: float) -> None:
+    """One rank of a fit with a budget in seconds."""
+    _as_nf(lambda: fitting.fit(**(arguments(job) | {"epochs": None}), budget=budget, out=out))
 
 
 def words(out: Path, *given: str) -> None:

@@ -175,7 +175,7 @@ def test_a_batch_holds_one_signal_of_each_class(count: int, size: int) -> None:
 def test_ranks_share_signals_and_every_full_batch_evenly(count: int, size: int, world: int) -> None:
     ranks = [Ranks(rank, world) for rank in range(world)]
     owned = [list(rank.share(count)) for rank in ranks]
-    assert sum(owned, []) == list(range(count))
+    assert [signal for each in owned for signal in each] == list(range(count))
     assert max(map(len, owned)) - min(map(len, owned)) <= 1
     for batch in balanced(count, size, torch.Generator().manual_seed(3)).split(size):
         parts = [batch[rank.owns(batch, count)] for rank in ranks]

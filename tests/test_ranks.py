@@ -4,18 +4,24 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import ranked
 import torch
+from contracts.schedule import model_and_optimisers
 from ranked import JOBS, arguments, numbers, on_ranks
 
 import neuralfield as nf
-from neuralfield.errors import NeuralfieldError
+from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.latents.source import FixedCodes
+from neuralfield.objective import MAP
 from neuralfield.training import checkpoint
-from neuralfield.training.ranks import ALONE
+from neuralfield.training.ranks import ALONE, Ranks
+from neuralfield.training.schedules.schedule import descend
+from neuralfield.training.shared import share
 from neuralfield.training.torchrun import here
 
 
@@ -62,9 +68,69 @@ def test_two_ranks_make_the_same_run_as_one_process(alone, tmp_path: Path) -> No
     run = nf.Run.load(tmp_path / "run")
     assert run.infer(ranked.images(3)).latent.mean.isfinite().all()
     assert run.facts["points_per_second"] > 0
+    assert sorted(path.name for path in (tmp_path / "run" / "resume").iterdir()) == ["shards-9", "shards.json"]
     # what only one of them writes
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
     assert (tmp_path / "run" / "figures" / "reconstructions.png").exists()
+    nf.fit(**arguments("images") | {"epochs": 1}, out=tmp_path / "run", overwrite=True)
+    assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == ["state.safetensors"]  # nothing of the old run
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_a_budget_and_on_when_to_stop(alone, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert on_ranks(2, ranked.fit_within, tmp_path / "run", "images", 2.0).codes == [0, 0]  # or they wait for each other for ever
+    facts = nf.Run.load(tmp_path / "run").facts
+    assert facts["steps"] > 0
+    # the scores come after the budget, and this machine may be busy: a fit that ranks do not end together never ends
+    assert facts["seconds"] < 20
+    alone("stopping")
+    assert nf.fit(**arguments("stopping")).facts["epochs"] == 2  # of three: it does stop early
+
+
+def test_a_batch_without_signals_of_a_rank_moves_nothing_of_its_own_and_counts_for_nothing() -> None:
+    model, optimisers = model_and_optimisers()
+    before = model.source.codes.detach().clone()
+    seen = ranked.images(10).batch(torch.arange(1)).rows(slice(0))
+    assert descend(model, optimisers, seen, torch.Generator()).total.shape == (0,)
+    assert torch.equal(model.source.codes, before)
+
+
+def test_a_bank_that_is_a_part_knows_signals_by_their_numbers() -> None:
+    bank = nf.Bank(10, 3)
+    torch.nn.init.normal_(bank.codes)
+    whole, seen = bank.codes.detach().clone(), ranked.images(10).batch(torch.tensor([7, 4]))
+    bank.hold(whole[4:8], 4)
+    assert torch.equal(bank(seen).mean, whole[[7, 4]])
+    assert len(bank.codes) == 4
+
+
+class Together(MAP):
+    """An objective whose batches are more than their parts."""
+
+    separable = False
+
+
+def test_what_ranks_cannot_share_is_one_line() -> None:
+    two = Ranks(1, 2)
+    model, _ = model_and_optimisers()
+    with pytest.raises(UsageError, match="1 signals are too few for 2 ranks"):
+        share(model, 1, two)
+    parts = (model.objective.measurement, model.objective.likelihood, model.objective.prior)  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="cannot share Together"):
+        share(replace(model, objective=Together(*parts)), 10, two)
+    with pytest.raises(UsageError, match="not FixedCodes"):
+        share(replace(model, source=FixedCodes(torch.zeros(10, 3))), 10, two)
+    model.source.mapped = True  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="not a mapped bank"):
+        share(model, 10, two)
+
+
+def test_torchruns_words_must_be_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UsageError, match="MASTER_ADDR is not set"):
+        nf.fit(**arguments("images"), out=tmp_path / "run")
 
 
 def test_one_process_is_alone() -> None:

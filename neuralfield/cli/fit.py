@@ -1,5 +1,6 @@
 """nf fit."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,10 @@ def command(
     from neuralfield.training.fit import fit
     from neuralfield.training.torchrun import first
 
-    options.warnings_as_lines()
+    if first():
+        options.warnings_as_lines()
+    else:  # what one rank is warned of, all are
+        warnings.simplefilter("ignore")
     if skip_bad:
         settings = (*settings, "signals.skip_bad=true")
     name = Path(recipe).stem if recipe else domain

@@ -28,7 +28,13 @@ def newest(folder: Path) -> Position | None:
 
 
 def save(
-    folder: Path, model: Model, optimisers: Optimisers, position: Position, facts: dict[str, Any], kept: dict[str, Tensor], count: int
+    folder: Path,
+    model: Model,
+    optimisers: Optimisers,
+    position: Position,
+    facts: dict[str, Any],
+    kept: dict[str, Tensor],
+    count: int,
 ) -> None:
     """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors.
 

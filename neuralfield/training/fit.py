@@ -29,7 +29,7 @@ from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.schedule import Optimisers
 from neuralfield.training.session import Session
 from neuralfield.training.torchrun import here, together
-from neuralfield.types import Loss, Observations
+from neuralfield.types import Observations
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image as Picture
 from jaxtyping import Float
+from PIL import Image as Picture
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter

@@ -58,8 +58,9 @@ class Ranks:
         bucket = torch.cat([*(tensor.reshape(-1) for tensor in tensors), tensors[0].new_ones(1)]).mul_(weight)
         with answering():
             dist.all_reduce(bucket)
-        for tensor, mean in zip(tensors, bucket.split([*(tensor.numel() for tensor in tensors), 1]), strict=False):
-            tensor.copy_(mean.view_as(tensor)).div_(bucket[-1])
+        *means, _ = bucket.div_(bucket[-1].clone()).split([*(tensor.numel() for tensor in tensors), 1])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     def total(self, *numbers: float) -> list[float]:
         """Sums over the ranks, in float64."""
@@ -150,7 +151,7 @@ class Ranks:
         here = torch.cuda.device_count()
         if self.local >= here:
             raise UsageError(
-                f"rank {self.rank} needs a GPU of its own, but this machine has {here}: say --nproc-per-node {here}, or --device cpu"
+                f"rank {self.rank} needs a GPU of its own; this machine has {here}: say --nproc-per-node {here}, or --device cpu"
             )
         return f"cuda:{self.local}"
 

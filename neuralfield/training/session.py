@@ -70,9 +70,7 @@ class Session:
         """A checkpoint, where there is a folder."""
         if self.folder is not None:
             self.facts["spent"] = self.spent
-            checkpoint.save(
-                self.folder, self.model, self.optimisers, self.position, self.facts, self.kept, len(self.signals)
-            )
+            checkpoint.save(self.folder, self.model, self.optimisers, self.position, self.facts, self.kept, len(self.signals))
 
     def restore(self) -> bool:
         """Go back to the checkpoint; False where there is none yet."""

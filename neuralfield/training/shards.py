@@ -1,10 +1,11 @@
-"""A checkpoint of several ranks: each writes the rows that it owns, with torch.distributed.checkpoint; any number of ranks reads it.
+"""A checkpoint of several ranks: each writes the rows that it owns, by torch.distributed.checkpoint; any number of ranks reads it.
 
 A new folder `resume/shards-STEPS` is written first, and then `resume/shards.json`, which names it: what that names is whole. All is
 safetensors and JSON.
 """
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ def path_of(folder: Path) -> Path:
     return folder / "resume" / "shards.json"
 
 
-def save(folder: Path, name: str, tensors: dict[str, Tensor], rows: set[str], about: dict[str, Any], count: int, ranks: Ranks) -> None:
+def save(
+    folder: Path, name: str, tensors: dict[str, Tensor], rows: set[str], about: dict[str, Any], count: int, ranks: Ranks
+) -> None:
     """All ranks call it. Tensors named in `rows` hold a rank's own of `count` rows, the others are the same on every rank."""
-    import torch.distributed.checkpoint as dcp
-
+    dcp = _dcp()
     where = folder / "resume" / name
     if ranks.first:
         shutil.rmtree(where, ignore_errors=True)
@@ -44,9 +46,7 @@ def save(folder: Path, name: str, tensors: dict[str, Tensor], rows: set[str], ab
 
 def load(folder: Path, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, about), of row tensors a rank's own. All ranks call it, however many there were."""
-    import torch.distributed.checkpoint as dcp
-
-    table = files.read_json(path_of(folder))
+    dcp, table = _dcp(), files.read_json(path_of(folder))
     where = path_of(folder).with_name(table["folder"])
     for name, size in table["files"].items():
         if not (where / name).is_file() or (where / name).stat().st_size != size:
@@ -73,6 +73,14 @@ def remove(folder: Path, but: str = "") -> None:
     for old in path_of(folder).parent.glob("shards-*"):
         if old.name != but:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _dcp() -> Any:
+    """torch.distributed.checkpoint; imported here, since one process has no need of it."""
+    module = import_module("torch.distributed.checkpoint")
+    if not hasattr(module, "CheckpointableTensor"):
+        raise NeuralfieldError(f"checkpoints of several ranks need a newer torch than {torch.__version__}: install 2.15")
+    return module
 
 
 def _placed(tensor: Tensor, first: int, count: int) -> Tensor:

@@ -17,22 +17,24 @@ from neuralfield.types import Loss
 
 def share(model: Model, count: int, ranks: Ranks) -> None:
     """Keep the codes of the rank's own signals, of `count`; models that ranks cannot share are refused."""
-    theirs = ranks.told(count)
-    if theirs != count:
-        raise UsageError(f"rank {ranks.rank} has {count} signals, the first one {theirs}: give all the same data")
     if count < ranks.world:
-        raise UsageError(f"{count} signals are too few for {ranks.world} ranks: say --nproc-per-node {count}, or leave out torchrun")
+        raise UsageError(
+            f"{count} signals are too few for {ranks.world} ranks: say --nproc-per-node {count}, or leave out torchrun"
+        )
     if not isinstance(model.source, Bank) or getattr(model.source, "mapped", False):
         kind = "a mapped bank" if isinstance(model.source, Bank) else type(model.source).__name__
         raise UsageError(f"several ranks share a bank of codes in memory, not {kind}: leave out torchrun")
     if not model.objective.separable:
         raise UsageError(f"several ranks cannot share {type(model.objective).__name__}: a batch costs more than its parts do")
+    theirs = ranks.told(count)
+    if theirs != count:
+        raise UsageError(f"rank {ranks.rank} has {count} signals, the first one {theirs}: give all the same data")
     own = ranks.share(count)
     model.source.hold(model.source.codes.data[own.start : own.stop].clone(), own.start)
 
 
 def hand_out(state: Session, codes: Tensor | None, noise: float | None) -> float | None:
-    """What the first rank has begun with, to all: their own of the `codes` [n, D], the weights, and the noise of the linear model."""
+    """What the first rank begins with, to all: their own of the `codes` [n, D], the weights, and the noise of the linear model."""
     model, ranks = state.model, state.ranks
     bank: Any = model.source
     bank.codes.data.copy_(ranks.scatter(codes, len(state.signals), bank.code_dim))

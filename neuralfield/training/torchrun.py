@@ -1,6 +1,6 @@
 """How the processes that torchrun has started come together, part, and say that one of them has died.
 
-    torchrun --nproc-per-node 2 -m neuralfield fit --domain image --out runs/x
+torchrun --nproc-per-node 2 -m neuralfield fit --domain image --out runs/x
 """
 
 import gc
@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from neuralfield.errors import NeuralfieldError, SaidError, UsageError
 from neuralfield.training import checkpoint
@@ -34,7 +35,8 @@ ROLL_CALL = 3.0
 LATER = 0.3
 """Seconds that others wait with what they have to say, as it may be the same for all."""
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 _HERE: ContextVar[Ranks] = ContextVar("ranks", default=ALONE)
 _FITS = count()
 
@@ -72,15 +74,19 @@ def together(fit: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 def _joined(device: str, out: Any) -> Iterator[Ranks]:
     if dist.is_initialized():
         raise UsageError("nf.fit joins its ranks itself; end the process group of this program before")
-    ranks = Ranks(*(int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    store = dist.PrefixStore(f"neuralfield-{next(_FITS)}", _store())
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE asks for several ranks, but {missing[0]} is not set: start them with torchrun, or unset it")
+    rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    ranks = Ranks(rank, world, local)
+    store = PrefixStore(f"neuralfield-{next(_FITS)}", _store())
     token, before = _HERE.set(ranks), _on_sigterm(_end)
     try:
         gpu = wants_gpu(device)
         if gpu:
             torch.cuda.set_device(ranks.device(device))
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-        group = dist.PrefixStore("group", store)
+        group = PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=ranks.rank, world_size=ranks.world, timeout=PATIENCE)
         folder = ranks.told(None if out is None else str(out))  # of one name, however many looked for a free one
         if folder is None:
@@ -100,9 +106,9 @@ def _joined(device: str, out: Any) -> Iterator[Ranks]:
 
 
 @cache
-def _store() -> dist.Store:
+def _store() -> Store:
     """Where ranks leave notes; torchrun holds it, and so it outlives them."""
-    store: dist.Store = next(dist.rendezvous("env://"))[0]
+    store: Store = next(rendezvous("env://"))[0]
     return store
 
 
@@ -131,7 +137,7 @@ def _on_sigterm(handler: Any) -> Any:
     return signal.SIG_DFL
 
 
-def _last_word(error: BaseException, ranks: Ranks, store: dist.Store) -> BaseException:
+def _last_word(error: BaseException, ranks: Ranks, store: Store) -> BaseException:
     """The error to raise: one rank says what is wrong, the others leave quietly with the same exit code."""
     lost = isinstance(error, LostRankError | EndedError)
     code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
@@ -155,7 +161,7 @@ def _last_word(error: BaseException, ranks: Ranks, store: dist.Store) -> BaseExc
     return NeuralfieldError(f"rank {ranks.rank}: {error}")
 
 
-def _roll_call(ranks: Ranks, store: dist.Store) -> list[int]:
+def _roll_call(ranks: Ranks, store: Store) -> list[int]:
     """The ranks that do not answer; none, once one has said why it left."""
     store.set(f"here/{ranks.rank}", "")
     absent, until = list(range(ranks.world)), time.monotonic() + ROLL_CALL
@@ -165,7 +171,7 @@ def _roll_call(ranks: Ranks, store: dist.Store) -> list[int]:
     return absent
 
 
-def _leave(ranks: Ranks, store: dist.Store) -> None:
+def _leave(ranks: Ranks, store: Store) -> None:
     """The first rank goes last, where it holds the store and not torchrun."""
     store.set(f"left/{ranks.rank}", "")
     if ranks.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -73,7 +73,9 @@ def _share(model: Model, ranks: Ranks, count: int, moves: tuple[str, ...]) -> No
     """Gradients of the weights become those of all ranks' signals. A rank without any in the batch has none of its own."""
     for p in model.source.parameters() if "latents" in moves else ():
         if p.grad is None:  # no row moves, but the optimiser is to count on every rank
-            p.grad = torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.long), p.new_zeros(0, *p.shape[1:]), p.shape, device=p.device)
+            p.grad = torch.sparse_coo_tensor(
+                torch.zeros(1, 0, dtype=torch.long), p.new_zeros(0, *p.shape[1:]), p.shape, device=p.device
+            )
     weights = [p for p in model.decoder.parameters() if p.requires_grad] if "decoder" in moves else []
     for p in weights:
         if p.grad is None:
