@@ -13,5 +13,13 @@ class UsageError(NeuralfieldError):
     exit_code = 2
 
 
+class SaidError(NeuralfieldError):
+    """Several processes failed together, and another one says why. The command line prints nothing."""
+
+    def __init__(self, exit_code: int = 1) -> None:
+        super().__init__("another rank says what is wrong")
+        self.exit_code = exit_code
+
+
 class NeuralfieldWarning(UserWarning):
     """Something odd that was dealt with: a file left out, a value out of range."""

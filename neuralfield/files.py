@@ -69,6 +69,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise NeuralfieldError(f"{path} is damaged or truncated ({error}); restore it from a copy, or fit again") from None
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """The JSON in a safetensors file's header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("about", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise NeuralfieldError(f"{path} is damaged or truncated ({error}); restore it from a copy, or fit again") from None
+
+
 def restore(module: torch.nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
     """Put tensors into a module's parameters and buffers, whatever size its buffers had; every one must be there."""
     parameters, buffers = dict(module.named_parameters()), set(module.state_dict())

@@ -75,7 +75,7 @@ class MAP(Objective):
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         latent = source(observations)
-        z = latent.sample(generator)
+        z = latent.sample(observations.index, generator)
         data = self.nats(self.predict(z, decoder, observations), observations)
         prior = self.ramp * self.prior.cost(self.moved(latent, observations))
         return Loss(data.sum(1), prior, observations.observed, self._decoder_penalty(z, decoder, observations))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from neuralfield.errors import NeuralfieldError
+from neuralfield.seeds import normal
 
 Conditioning = Any
 """A pytree of tensors [B, ...]: what a decoder needs of the codes, computed once per signal."""
@@ -135,11 +136,14 @@ class Latent(_Tensors):
     def __len__(self) -> int:
         return len(self.mean)
 
-    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B *D"]:
-        """Codes drawn from N(mean, exp(log_std)^2), with gradients to both; the mean itself where there is no log_std."""
+    def sample(self, index: Int[Tensor, " B"], generator: torch.Generator | None = None) -> Float[Tensor, "B *D"]:
+        """Codes drawn from N(mean, exp(log_std)^2), with gradients to both; the mean itself where there is no log_std.
+
+        What the signal of number `index` gets is its own, whatever batch it is in (`seeds.normal`).
+        """
         if self.log_std is None:
             return self.mean
-        noise = torch.randn(self.mean.shape, generator=generator)  # on the CPU, where the generator is, for every device
+        noise = normal(generator, index, self.mean.shape[1:].numel()).view(self.mean.shape)
         return self.mean + self.log_std.exp() * noise.to(self.mean)
 
 

@@ -18,7 +18,8 @@ from neuralfield.objective import MAP
 from neuralfield.recipe import Training
 from neuralfield.signals.signals import Signals
 from neuralfield.signals.sines import sines
-from neuralfield.training.batches import Batches, BySamples, BySignals, batches_of
+from neuralfield.training.batches import Batches, BySamples, BySignals, balanced, batches_of
+from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.alternating import Alternating
 from neuralfield.training.schedules.joint import Joint
 from neuralfield.types import Observations
@@ -144,6 +145,67 @@ def test_many_signals_are_looked_through_in_parts(monkeypatch: pytest.MonkeyPatc
     parts = BySamples(ragged())
     assert torch.equal(parts.pairs, whole.pairs)
     assert torch.equal(parts.known, whole.known)
+
+
+# the order of an epoch
+
+
+SIZES = [(24, 8), (23, 8), (1, 1), (5, 8), (8, 8), (100, 7), (64, 1), (1000, 64)]
+
+
+@pytest.mark.parametrize(("count", "size"), SIZES)
+def test_every_signal_comes_once_in_an_epoch_and_epochs_differ(count: int, size: int) -> None:
+    orders = [balanced(count, size, torch.Generator().manual_seed(seed)) for seed in (0, 1, 1)]
+    assert all(order.sort().values.tolist() == list(range(count)) for order in orders)
+    assert torch.equal(orders[1], orders[2])
+    assert count <= size or count == 1 or not torch.equal(orders[0], orders[1])
+
+
+@pytest.mark.parametrize(("count", "size"), SIZES)
+def test_a_batch_holds_one_signal_of_each_class(count: int, size: int) -> None:
+    classes = torch.cat([torch.full(((k + 1) * count // size - k * count // size,), k) for k in range(size)])
+    *full, last = classes[balanced(count, size, torch.Generator().manual_seed(3))].split(size)
+    assert all(batch.tolist() == list(range(size)) for batch in full)
+    larger = [k for k in range(size) if (k + 1) * count // size - k * count // size > count // size]
+    assert last.tolist() == (larger or list(range(size)))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(("count", "size"), SIZES)
+def test_ranks_share_signals_and_every_full_batch_evenly(count: int, size: int, world: int) -> None:
+    ranks = [Ranks(rank, world) for rank in range(world)]
+    owned = [list(rank.share(count)) for rank in ranks]
+    assert [signal for each in owned for signal in each] == list(range(count))
+    assert max(map(len, owned)) - min(map(len, owned)) <= 1
+    for batch in balanced(count, size, torch.Generator().manual_seed(3)).split(size):
+        parts = [batch[rank.owns(batch, count)] for rank in ranks]
+        assert torch.equal(torch.cat(parts), batch)  # nothing twice, nothing lost
+        assert all(set(part.tolist()) <= set(own) for part, own in zip(parts, owned, strict=True))
+        if len(batch) == size and size % world == 0:
+            assert {len(part) for part in parts} == {size // world}
+
+
+def test_members_of_a_class_come_at_any_time() -> None:
+    first = torch.stack([balanced(12, 4, torch.Generator().manual_seed(seed))[:4] for seed in range(3000)])
+    counts = torch.bincount(first.flatten(), minlength=12)
+    # each of the three of a class in a third of 3000 epochs, with a standard deviation of sqrt(3000 * 1/3 * 2/3) = 26
+    assert (counts - 1000).abs().max() < 5 * 26
+
+
+@kinds
+def test_parts_of_ranks_are_the_batch(kind: str) -> None:
+    signals = KINDS[kind]()
+    for batches in (BySignals(signals, 3), BySamples(signals)):
+        items = batches.order(4, torch.Generator().manual_seed(0))[:4]
+        whole = batches.batch(items, torch.Generator().manual_seed(1))
+        parts = [batches.part(items, torch.Generator().manual_seed(1), Ranks(rank, 5)) for rank in range(5)]
+        assert sum(map(len, parts)) == len(whole)
+        assert any(not len(part) for part in parts)  # a rank may have none
+        rows = torch.cat([part.index for part in parts])
+        places = torch.arange(len(whole)) if isinstance(batches, BySignals) else torch.argsort(whole.index, stable=True)
+        assert torch.equal(rows, whole.index[places])
+        assert torch.equal(torch.cat([part.values for part in parts]), whole.values[places])
+        assert torch.equal(torch.cat([part.weight for part in parts]), whole.weight[places])
 
 
 # fits by samples, in both domains and both schedules

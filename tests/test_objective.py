@@ -72,7 +72,7 @@ def test_codes_with_a_spread_are_drawn_by_the_generator_that_is_given(
         def forward(self, observations: Observations) -> Latent:
             return Latent(self.z, torch.full_like(self.z, -1.0))
 
-    drawn = Latent(z, torch.full_like(z, -1.0)).sample(torch.Generator().manual_seed(3))
+    drawn = Latent(z, torch.full_like(z, -1.0)).sample(torch.arange(len(z)), torch.Generator().manual_seed(3))
     loss = objective(Spread(z), decoder, observations, torch.Generator().manual_seed(3))
     at_drawn = objective(FixedCodes(drawn), decoder, observations)
     assert torch.equal(loss.data, at_drawn.data)

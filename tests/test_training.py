@@ -375,7 +375,8 @@ def test_a_codes_step_does_not_depend_on_how_many_others_are_in_the_batch() -> N
         # plain descent, which shows the size of a gradient; Adam hides it
         optimisers.latents = torch.optim.SGD(model.source.parameters())
         optimisers.rates(0.01, 0.0)
-        model.source.eval()  # without the noise of training, which is drawn for the whole batch
+        model.source.noise = 0.3  # type: ignore[assignment]  # of a code it is its own too
+        model.source.train()
         before = model.source.codes[4].detach().clone()
         run_steps(Joint(), model, optimisers, torch.tensor(index), range(1))
         moved.append(model.source.codes[4].detach() - before)

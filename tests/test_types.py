@@ -136,14 +136,15 @@ def test_nouns_move_between_devices(observations: Observations, device: torch.de
 
 def test_codes_without_a_spread_are_their_own_sample() -> None:
     latent = Latent(torch.randn(3, 4))
-    assert latent.sample(torch.Generator()) is latent.mean
+    assert latent.sample(torch.arange(3), torch.Generator()) is latent.mean
 
 
 def test_samples_have_the_mean_and_the_spread_of_the_codes_and_gradients_to_both() -> None:
     mean, log_std = torch.tensor([[1.0, -2.0]]), torch.tensor([[-1.0, 0.5]])
     many = Latent(mean.expand(40_000, -1).clone().requires_grad_(), log_std.expand(40_000, -1).clone().requires_grad_())
-    drawn = many.sample(torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, many.sample(torch.Generator().manual_seed(0)))
+    index = torch.arange(40_000)
+    drawn = many.sample(index, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, many.sample(index, torch.Generator().manual_seed(0)))
     # standard errors of 40,000 draws of a spread up to 1.65: 0.008 of the mean, 0.006 of the spread
     torch.testing.assert_close(drawn.mean(0), mean[0], rtol=0, atol=0.04)
     torch.testing.assert_close(drawn.std(0), log_std[0].exp(), rtol=0, atol=0.03)

@@ -1,5 +1,6 @@
 """nf fit."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,17 @@ def command(
     """
     from neuralfield.cli.progress import Bar
     from neuralfield.training.fit import fit
+    from neuralfield.training.torchrun import first
 
-    options.warnings_as_lines()
+    if first():
+        options.warnings_as_lines()
+    else:  # what one rank is warned of, all are
+        warnings.simplefilter("ignore")
     if skip_bad:
         settings = (*settings, "signals.skip_bad=true")
     name = Path(recipe).stem if recipe else domain
     folder = out if out or resume or not name else options.new_folder(Path("runs"), name, overwrite)
-    bar = Bar()
+    bar = Bar() if first() else None
     try:
         run = fit(
             source,
@@ -77,7 +82,10 @@ def command(
             progress=bar,
         )
     finally:
-        bar.stop()
+        if bar is not None:
+            bar.stop()
+    if bar is None:
+        return
     facts = run.facts
     scores = ", ".join(f"{key} {value:.4g}" for key, value in facts["scores"]["train"].items())
     options.say(f"fitted {facts['signals']} signals in {facts['seconds']:.0f} s ({facts['epochs']} epochs): {scores}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from neuralfield.errors import NeuralfieldError
+from neuralfield.errors import NeuralfieldError, SaidError
 
 VERBS = {
     "fit": "fit a decoder and a bank of codes to signals",
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.exit(_run(words))
+    except SaidError as error:
+        sys.exit(error.exit_code)
     except NeuralfieldError as error:
         _fail(str(error), error.exit_code, words)
     except KeyboardInterrupt:

@@ -24,6 +24,8 @@ class Bank(LatentSource):
     `bound` is the largest norm of a code: while it trains, longer ones are shortened to it, in place, when they are looked up, as
     by torch.nn.Embedding(max_norm).
 
+    Where several ranks train, each holds the codes of its own signals, which begin at `first`.
+
     Use an optimiser that leaves absent rows alone: neuralfield's RowAdam, or torch.optim.SparseAdam.
     """
 
@@ -43,9 +45,11 @@ class Bank(LatentSource):
             raise ValueError(f"latents.bound must be positive, got {bound}")
         self.code_dim, self.init, self.std, self.noise, self.bound = code_dim, init, std, noise, bound
         self.codes = nn.Parameter(torch.zeros(count, code_dim))
+        self.first = 0
 
     def forward(self, observations: Observations) -> Latent:
-        mean = embedding(observations.index, self.codes, max_norm=self.bound if self.training else None, sparse=True)
+        index = observations.index - self.first if self.first else observations.index
+        mean = embedding(index, self.codes, max_norm=self.bound if self.training else None, sparse=True)
         return Latent(mean, torch.full_like(mean, math.log(self.noise)) if self.noise and self.training else None)
 
     @torch.no_grad()
@@ -55,6 +59,11 @@ class Bank(LatentSource):
         codes, basis = initialiser.codes(batches, len(self.codes), self.code_dim, generator)
         self.codes.copy_(codes)
         return basis
+
+    @torch.no_grad()
+    def hold(self, codes: Float[Tensor, "m D"], first: int) -> None:
+        """Be the part of a larger bank that begins with the signal of number `first`; signals keep their numbers."""
+        self.codes, self.first = nn.Parameter(codes.to(self.codes)), first
 
     @torch.no_grad()
     def extend(self, codes: Float[Tensor, "m D"]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuralfield.domains.function import Function
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
+from neuralfield.seeds import uniform
 from neuralfield.signals.samples import Samples
 from neuralfield.signals.signals import Signals
 from neuralfield.types import Observations
@@ -206,7 +207,7 @@ def _bounds(values: Float[Tensor, "M V"]) -> list[list[float]]:
 def _drawn(whole: Observations, points: int, generator: torch.Generator | None) -> Observations:
     """Every signal's own draw among its known points; those drawn stand for all of them. Where there are fewer, all are taken."""
     known = whole.weight > 0
-    order = torch.rand(known.shape, generator=generator).masked_fill(~known, 2.0)  # those not known come last
+    order = uniform(generator, whole.index, known.shape[1]).masked_fill(~known, 2.0)  # those not known come last
     which = order.argsort(1)[:, :points]
     count = known.sum(1, keepdim=True)
     weight = whole.weight.gather(1, which) * (count / count.clamp(1, points))

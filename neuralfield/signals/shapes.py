@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError
+from neuralfield.seeds import uniform
 from neuralfield.signals.signals import Signals
 from neuralfield.types import AT_LEAST, EQUAL, Observations
 
@@ -114,6 +115,7 @@ class Shapes(Signals):
             if not len(part):
                 raise NeuralfieldError(f"shape {name} has no samples")
         self.even, self.labels, self.balanced, self.dims = even, labels, balanced, widths.pop() - 1
+        self._most = max(len(part) for part in arrays)
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
 
@@ -133,9 +135,9 @@ class Shapes(Signals):
     def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
         parts = [self.samples[i] for i in index.tolist()]
         counts = torch.tensor([len(part) for part in parts])
-        if points is not None and (self.balanced or points < int(counts.max())):
+        if points is not None and (self.balanced or points < self._most):  # whatever else is in the batch
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
-            shares = torch.rand(len(parts), points, generator=generator, dtype=torch.float64).numpy()
+            shares = uniform(generator, index, points).numpy()
             drawn = np.stack([part.drawn(share, self.balanced) for part, share in zip(parts, shares, strict=True)])
             values = np.stack([part.rows(each) for part, each in zip(parts, drawn, strict=True)])
             weight = (counts[:, None] / points).expand(-1, points).float()

@@ -15,6 +15,7 @@ WRITTEN = (
     "latents.safetensors",
     "inference.safetensors",
     "metrics.json",
+    "resume/shards-*/*",
     "resume/*",
     "figures/reconstructions.png",
     "figures/progress/*.png",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuralfield.recipe import Training
 from neuralfield.signals.signals import Signals
+from neuralfield.training.ranks import Ranks
 from neuralfield.types import Observations
 
 
@@ -22,6 +23,21 @@ class Batches(ABC):
     def batch(self, items: Int[Tensor, " b"], generator: torch.Generator) -> Observations:
         """The observations of some items."""
 
+    def order(self, size: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+        """An order of all items, of which an epoch takes `size` after `size`."""
+        return torch.randperm(self.count, generator=generator)
+
+    def owned(self, items: Int[Tensor, " b"], ranks: Ranks) -> Int[Tensor, " c"]:
+        """Those items whose signals the rank owns."""
+        return items[ranks.owns(items, self.count)]
+
+    def part(self, items: Int[Tensor, " b"], generator: torch.Generator, ranks: Ranks) -> Observations:
+        """What the rank sees of a batch: its own items, in the batch's order. There may be none."""
+        if ranks.world == 1:
+            return self.batch(items, generator)
+        own = self.owned(items, ranks)
+        return self.batch(own, generator) if len(own) else self.batch(items[:1], generator).rows(slice(0))
+
 
 class BySignals(Batches):
     """Signals, each with all its points or with `points` of them."""
@@ -31,6 +47,9 @@ class BySignals(Batches):
 
     def batch(self, items: Int[Tensor, " b"], generator: torch.Generator) -> Observations:
         return self.signals.batch(items, self.points, generator)
+
+    def order(self, size: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+        return balanced(self.count, size, generator)
 
 
 class BySamples(Batches):
@@ -51,6 +70,9 @@ class BySamples(Batches):
         self.pairs, self.known = torch.cat(known), torch.cat(counts)
         self.count = len(self.pairs)
 
+    def owned(self, items: Int[Tensor, " b"], ranks: Ranks) -> Int[Tensor, " c"]:
+        return items[ranks.owns(self.pairs[items, 0], len(self.signals))]
+
     def batch(self, items: Int[Tensor, " b"], generator: torch.Generator) -> Observations:
         signal, point = self.pairs[items].T
         needed, row = signal.unique(return_inverse=True)
@@ -60,6 +82,20 @@ class BySamples(Batches):
         return replace(
             whole, index=signal, coords=coords[:, None], values=whole.values[row, point][:, None], weight=weight[:, None]
         )
+
+
+def balanced(count: int, size: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """A random order of `count` signals of which every `size` in a row are spread evenly over their numbers.
+
+    Each full batch holds one signal of each of the classes [floor(k count / size), floor((k + 1) count / size)), in the order of k:
+    any of it that was not taken yet. The last batch holds what is left: one signal of each class with one member more. So a rank
+    that owns whole classes has the same share of every full batch.
+    """
+    edges = torch.arange(size + 1) * count // size
+    places = torch.arange(-(-count // size))
+    exists = places < edges.diff()[:, None]  # [size, places]: classes differ by one member at most
+    keys = torch.rand(exists.shape, generator=generator, dtype=torch.float64).masked_fill_(~exists, 2.0)
+    return (edges[:-1, None] + keys.argsort(1)).T[exists.T]
 
 
 def batches_of(signals: Signals, settings: Training) -> Batches:

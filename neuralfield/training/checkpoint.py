@@ -8,7 +8,9 @@ from torch import Tensor
 
 import neuralfield.files as files
 from neuralfield.recipe import Model
+from neuralfield.training import shards
 from neuralfield.training.loop import Position
+from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.schedule import Optimisers
 
 
@@ -17,10 +19,27 @@ def path_of(folder: Path) -> Path:
     return folder / "resume" / "state.safetensors"
 
 
+def newest(folder: Path) -> Position | None:
+    """Where the newest checkpoint of a folder stands; None without any."""
+    alone = files.read_about(path_of(folder))["position"] if path_of(folder).exists() else None
+    shared = files.read_json(shards.path_of(folder))["about"]["position"] if shards.path_of(folder).exists() else None
+    found = [Position(**each) for each in (alone, shared) if each is not None]
+    return max(found, key=lambda position: position.steps, default=None)
+
+
 def save(
-    folder: Path, model: Model, optimisers: Optimisers, position: Position, facts: dict[str, Any], kept: dict[str, Tensor]
+    folder: Path,
+    model: Model,
+    optimisers: Optimisers,
+    position: Position,
+    facts: dict[str, Any],
+    kept: dict[str, Tensor],
+    count: int,
 ) -> None:
-    """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors."""
+    """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors.
+
+    Of `count` signals; several ranks share the work (shards.py).
+    """
     tensors: dict[str, Tensor] = {}
     skeletons = {
         "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
@@ -30,12 +49,19 @@ def save(
         "weights": _flatten(optimisers.decoder.state_dict(), "weights", tensors),
         "kept": _flatten(kept, "kept", tensors),
     }
-    files.write_tensors(path_of(folder), tensors, {"position": asdict(position), "facts": facts, "skeletons": skeletons})
+    about = {"position": asdict(position), "facts": facts, "skeletons": skeletons}
+    if optimisers.ranks.world == 1:
+        files.write_tensors(path_of(folder), tensors, about)
+        shards.remove(folder)
+        return
+    shards.save(folder, f"shards-{position.steps}", tensors, _rows(tensors), about, count, optimisers.ranks)
+    if optimisers.ranks.first:
+        path_of(folder).unlink(missing_ok=True)
 
 
-def load(folder: Path, model: Model, optimisers: Optimisers) -> tuple[Position, dict[str, Any], dict[str, Tensor]]:
-    """Put the saved state in place; returns (position, facts, kept)."""
-    tensors, about = files.read_tensors(path_of(folder))
+def load(folder: Path, model: Model, optimisers: Optimisers, count: int) -> tuple[Position, dict[str, Any], dict[str, Tensor]]:
+    """Put the saved state in place; returns (position, facts, kept). It may come from any number of ranks."""
+    tensors, about = _read(folder, count, optimisers.ranks)
     parts = {name: _unflatten(skeleton, tensors) for name, skeleton in about["skeletons"].items()}
     files.restore(model.decoder, parts["decoder"], path_of(folder))
     files.restore(model.source, parts["source"], path_of(folder))
@@ -43,6 +69,21 @@ def load(folder: Path, model: Model, optimisers: Optimisers) -> tuple[Position, 
     optimisers.latents.load_state_dict(parts["latents"])
     optimisers.decoder.load_state_dict(parts["weights"])
     return Position(**about["position"]), about["facts"], parts["kept"]
+
+
+def _read(folder: Path, count: int, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The newest state, of codes and what goes with them the rank's own rows."""
+    position = newest(folder)
+    if path_of(folder).exists() and Position(**files.read_about(path_of(folder))["position"]) == position:
+        tensors, about = files.read_tensors(path_of(folder))
+        own, rows = ranks.share(count), _rows(tensors)
+        return {name: tensor[own.start : own.stop] if name in rows else tensor for name, tensor in tensors.items()}, about
+    return shards.load(folder, ranks)
+
+
+def _rows(tensors: dict[str, Tensor]) -> set[str]:
+    """Names of tensors with a row for each signal: codes, and what their optimiser keeps of them."""
+    return {name for name, tensor in tensors.items() if name.startswith(("source.", "latents.", "kept.codes")) and tensor.ndim}
 
 
 def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:

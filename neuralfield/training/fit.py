@@ -10,23 +10,26 @@ from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.inference.thinning import glanced_at, thinned
+from neuralfield.latents.basis import SpectralBasis
 from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals
-from neuralfield.training import asked, validation
+from neuralfield.training import asked, shared, validation
 from neuralfield.training.batches import batches_of
 from neuralfield.training.interrupt import interruptible
-from neuralfield.training.journal import Journal
+from neuralfield.training.journal import PROBES, Journal
 from neuralfield.training.loop import Position, train
 from neuralfield.training.optimisers.dense_adam import dense_adam
 from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress, Report
+from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.schedule import Optimisers
 from neuralfield.training.session import Session
-from neuralfield.types import Loss, Observations
+from neuralfield.training.torchrun import here, together
+from neuralfield.types import Observations
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
@@ -37,6 +40,7 @@ SCORED = 1000
 INITIALISING, PREPARING = 1001, 1004  # the seed's second number; an epoch of that number draws other things from it
 
 
+@together
 def fit(
     data: Signals | str | None = None,
     *,
@@ -59,8 +63,12 @@ def fit(
     `data` is a data set, or its name (`mnist:ROOT`, `images:DIR` ...); by default the recipe's own. `recipe` is a name or a TOML
     file, by default the one named like the domain. `budget` is in seconds and includes initialisation and the final polish.
     With `out`, the run is written there, with pictures and TensorBoard events, and can be resumed.
+
+    Under torchrun all processes call it alike, and each trains the codes of its own share of the signals (docs/scale.md). The first
+    one writes the run; the others wait for it, and return it as it is loaded from there.
     """
-    began, progress = time.perf_counter(), progress or Progress()
+    began, ranks = time.perf_counter(), here()
+    progress = progress if progress and ranks.first else Progress()
     folder = Path(out) if out is not None else None
     if epochs is not None and budget is not None:
         raise UsageError("say how long by --epochs or by --budget, not by both")
@@ -75,45 +83,68 @@ def fit(
             epochs, budget = about.get("epochs_wanted"), about.get("budget")
     else:
         chosen = asked.choose_recipe(recipe, domain, settings)
-        asked.claim(folder, overwrite)
+        if ranks.first:
+            asked.claim(folder, overwrite)
     signals, chosen = asked.choose_data(data, chosen, split, limit)
     progress.stage("initialising codes")
-    state = _open(chosen, signals, choose_device(device), seed, folder, began)
+    state = _open(chosen, signals, choose_device(ranks.device(device)), seed, folder, began, ranks)
     epochs = _epochs(state) if epochs is None else epochs
     if not (resume and state.restore()):
         _initialise(state, epochs)
-    if folder is not None:
+    if folder is not None and ranks.first:
         if not resume:
             asked.clear(folder)
         length = {"budget": budget} if budget else {"epochs_wanted": epochs}
         write_recipe(folder, state.recipe, finished=False, facts={"seed": seed, **length})
-    journal = Journal(folder, state.model.domain, state.signals) if folder is not None else None
+    journal = Journal(folder, state.model.domain, state.signals) if folder is not None and ranks.first else None
     polished = state.recipe.training.polish != 0
     _train(state, epochs, None if budget is None else budget * (1 - POLISH_SHARE * polished), journal, progress)
     if polished:
         polish(state, None if budget is None else budget - state.spent, progress)
-    return _finish(state, journal, progress)
+    shared.gather(state)
+    run = _finish(state, journal, progress) if ranks.first else None
+    ranks.told(None)  # the run is written
+    return run or Run.load(str(folder)).to(state.model.source.codes.device)
 
 
-def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, folder: Path | None, began: float) -> Session:
+def _open(
+    recipe: Recipe, signals: Signals, device: torch.device, seed: int, folder: Path | None, began: float, ranks: Ranks
+) -> Session:
     """Build the parts for the signals that are not held out."""
     training, held_out = validation.hold_out(signals, recipe.training.validation, seed)
     recipe = asked.completed(recipe, training)
     model = build(recipe, len(training), seed)
+    if ranks.world > 1:
+        shared.share(model, len(training), ranks)
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     adam = dense_adam if recipe.training.latent_optimiser == "dense" else RowAdam
-    optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser)
+    optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser, ranks)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(training, recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
 
 
 def _initialise(state: Session, epochs: int) -> None:
-    """First codes; where a linear model gave them, the other parts may begin with it too."""
+    """First codes; where a linear model gave them, the other parts may begin with it too.
+
+    The first of several ranks does it for all, so that all begin with the same numbers bit for bit.
+    """
+    model, ranks, codes, noise = state.model, state.ranks, None, None
+    if ranks.first:
+        source = model.source if ranks.world == 1 else build(state.recipe, len(state.signals), state.seed).source
+        basis = source.initialise(lambda: _looked_at(state), generator(state.seed, INITIALISING))
+        codes, noise = source.codes.detach(), _begin(state, epochs, basis)
+    if ranks.world > 1:
+        noise = shared.hand_out(state, codes, noise)
+    if noise is not None:
+        state.resolve("likelihood", model.objective.likelihood.learn(noise))
+
+
+def _begin(state: Session, epochs: int, basis: SpectralBasis | None) -> float | None:
+    """Let decoder and prior begin as the linear model; returns its noise variance."""
     model = state.model
-    basis = model.source.initialise(lambda: _looked_at(state), generator(state.seed, INITIALISING))
     basis = None if basis is None else basis.to(model.source.codes.device)
     begun = basis is not None and model.decoder.adopt(basis)
     if not epochs and not begun:
@@ -121,9 +152,10 @@ def _initialise(state: Session, epochs: int) -> None:
             f'training.steps is 0, but a decoder of kind "{state.recipe.decoder.kind}" has to be trained on these signals with '
             "these settings; say --set training.steps=780"
         )
-    if basis is not None:
-        state.settled = begun and model.objective.prior.adopt(basis)
-        state.resolve("likelihood", model.objective.likelihood.learn(float(basis.noise)))
+    if basis is None:
+        return None
+    state.settled = begun and model.objective.prior.adopt(basis)
+    return float(basis.noise)
 
 
 def _looked_at(state: Session) -> Iterator[Observations]:
@@ -146,43 +178,49 @@ def _per_epoch(state: Session) -> int:
 def _train(state: Session, epochs: int, seconds: float | None, journal: Journal | None, progress: Progress) -> None:
     """Run the loop for some epochs or seconds: reports, checkpoints, early stopping, Ctrl-C."""
 
+    ranks = state.ranks
+    spent = ranks.told(state.spent)  # the first rank's clock is that of all
+
     def done(position: Position) -> float:
         if state.facts.get("out_of_patience"):
             return 1.0
         if seconds is None:
             return position.steps / (epochs * _per_epoch(state))
-        return state.spent / seconds if position.steps else 0.0  # however short the budget, one step is made
+        return spent / seconds if position.steps else 0.0  # however short the budget, one step is made
 
     if not epochs:  # the first codes are the optimum
         return
     progress.stage("training")
     arguments = (state.model, state.optimisers, state.schedule, state.batches, state.recipe.training)
-    began = last_saved = time.perf_counter()
-    points, score = 0, None
+    began = last_saved = spent
+    points, score = 0.0, None
     with interruptible() as interrupted:
         for position, loss, count in train(*arguments, state.position, state.seed, done):
             state.position = position
-            points += count
-            state.facts["points_per_second"] = points / (time.perf_counter() - began)
-            cost = _finite(loss, position)
+            own = (interrupted(), loss.total.detach().sum(), len(loss.total), count, ranks.first * state.spent)
+            stop, nats, signals, more, spent = ranks.total(*(float(number) for number in own))
+            points += more
+            state.facts["points_per_second"] = points / max(spent - began, 1e-9)
+            cost = _finite(nats / signals, position)
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
-                score = journal.epoch(state.model, position.epoch, loss) if journal is not None else None
+                probes = ranks.some(state.model.source.codes.detach(), len(state.signals), PROBES)
+                loss = shared.summed(loss, ranks)
+                score = journal.epoch(state.model, position.epoch, loss, cost, probes) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)
-                if time.perf_counter() - last_saved > CHECKPOINT_EVERY:
+                if spent - last_saved > CHECKPOINT_EVERY:
                     state.save()
-                    last_saved = time.perf_counter()
-            if interrupted():
+                    last_saved = spent
+            if stop or (ranks.world == 1 and interrupted()):  # several ranks stop together, a step later
                 state.save()
                 raise state.interrupt()
     state.save()
     validation.restore_best(state)
 
 
-def _finite(loss: Loss, position: Position) -> float:
+def _finite(mean: float, position: Position) -> float:
     """The batch's mean objective; a fit that has diverged is not worth going on with."""
-    mean = float(loss.total.detach().mean())
     if not math.isfinite(mean):
         raise NeuralfieldError(
             f"the fit diverged: its loss was {mean} in step {position.steps}; lower training.decoder_rate or training.latent_rate"

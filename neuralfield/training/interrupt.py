@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a fit."""
+"""Ctrl-C, or the end of a job, in the middle of a fit."""
 
 import signal
 import threading
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from neuralfield.errors import NeuralfieldError
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what schedulers of jobs and torchrun send when a process is to end."""
 
 
 class InterruptedFitError(NeuralfieldError):
@@ -17,19 +20,21 @@ class InterruptedFitError(NeuralfieldError):
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C becomes a question that is asked between steps; a second Ctrl-C stops at once."""
-    flag = threading.Event()
+    """Ctrl-C becomes a question that is asked between steps, and SIGTERM too; a second one stops at once."""
+    flag, seen = threading.Event(), set[int]()
     if threading.current_thread() is not threading.main_thread():
         yield flag.is_set
         return
 
     def handler(number: int, frame: Any) -> None:
-        if flag.is_set():
+        if number in seen:  # torchrun answers Ctrl-C with a SIGTERM, which is no second Ctrl-C
             raise KeyboardInterrupt
+        seen.add(number)
         flag.set()
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: signal.signal(number, handler) for number in STOPS}
     try:
         yield flag.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from PIL import Image as Picture
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.tensorboard import SummaryWriter
 
@@ -16,6 +18,7 @@ from neuralfield.domains.pictures import sheet
 from neuralfield.inference.thinning import glanced_at
 from neuralfield.recipe import Model
 from neuralfield.signals.signals import Signals
+from neuralfield.training.ranks import spread
 from neuralfield.types import Field, Latent, Loss
 
 PROBES = 12
@@ -36,30 +39,33 @@ class Journal:
 
     def __init__(self, folder: Path, domain: Domain, signals: Signals) -> None:
         self.folder, self.domain, self.signals = folder, domain, signals
-        self.index = torch.linspace(0, len(signals) - 1, min(PROBES, len(signals))).long()
+        self.index = spread(len(signals), PROBES)
         self.progress = folder / "figures" / "progress"
         self.progress.mkdir(parents=True, exist_ok=True)
         self.board = SummaryWriter(str(folder), purge_step=None)
         self.truth = glanced_at(signals.truth(self.index), domain)
         self.began, self.spent, self.score = time.perf_counter(), 0.0, math.nan
 
-    def epoch(self, model: Model, epoch: int, loss: Loss) -> float:
-        """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score, the last that was taken."""
+    def epoch(self, model: Model, epoch: int, loss: Loss, mean: float, codes: Float[Tensor, "p D"]) -> float:
+        """Scalars of an epoch, and its probes where it is a landmark. Returns the probes' score, the last that was taken.
+
+        `mean` is that of `loss.total`, `codes` are those of the probes: several ranks have found them together.
+        """
         now = time.perf_counter()
         if _is_landmark(epoch) or self.spent <= SHARE * (now - self.began):
-            self._look(model, epoch)
+            self._look(model, epoch, codes)
             self.spent += time.perf_counter() - now
         observed = loss.observed.sum().clamp(min=1)
-        self.board.add_scalar("loss/total", loss.total.mean().item(), epoch)
+        self.board.add_scalar("loss/total", mean, epoch)
         self.board.add_scalar("loss/data", (loss.data.sum() / observed).item(), epoch)
         self.board.add_scalar("loss/prior", (loss.prior.sum() / observed).item(), epoch)
         return self.score
 
     @torch.no_grad()
-    def _look(self, model: Model, epoch: int) -> None:
+    def _look(self, model: Model, epoch: int, codes: Float[Tensor, "p D"]) -> None:
         """The probes' scores, and at landmarks their pictures and surfaces."""
         truth = self.truth.to(next(model.decoder.parameters()).device)
-        field = model.objective.field(model.source(truth), model.decoder)
+        field = model.objective.field(Latent(codes), model.decoder)
         scores = self.domain.score(field, truth)
         for name, values in scores.items():
             self.board.add_scalar(f"probes/{name}", values.nanmean().item(), epoch)

@@ -38,20 +38,21 @@ def train(
     done: Callable[[Position], float],
 ) -> Iterator[tuple[Position, Loss, int]]:
     """Steps from `position` until `done` (the share of the fit that lies behind) reaches 1; yields each new position, the step's
-    loss, and how many points it evaluated.
+    loss, and how many points it evaluated; of several ranks, those of this one.
 
     Batches depend on (seed, epoch, step) alone, so that a fit can go on from any position as if it had never stopped.
     """
     device = next(model.decoder.parameters()).device
     per_epoch = math.ceil(batches.count / settings.batch)
     while (share := done(position)) < 1:
-        order = torch.randperm(batches.count, generator=generator(seed, position.epoch))
+        order = batches.order(settings.batch, generator(seed, position.epoch))
         for items in order.split(settings.batch)[position.step :]:
             factor = rate_factor(share, settings, position.epoch)
             optimisers.rates(settings.latent_rate * factor, settings.decoder_rate * factor)
             draw = generator(seed, position.epoch, position.step)
-            observations = batches.batch(items, draw).to(device)
-            with _training(model, ramp_share(position.epoch, settings), seed, position):
+            observations = batches.part(items, draw, optimisers.ranks).to(device)
+            seeds = (seed, position.epoch, position.step, DRAWING, *optimisers.ranks.apart)
+            with _training(model, ramp_share(position.epoch, settings), seeds):
                 loss = schedule.step(model, optimisers, observations, position.epoch, draw)
             ended = position.step + 1 == per_epoch
             position = Position(position.epoch + ended, 0 if ended else position.step + 1, position.steps + 1)
@@ -79,13 +80,13 @@ def ramp_share(epoch: int, settings: Training) -> float:
 
 
 @contextmanager
-def _training(model: Model, ramp: float, seed: int, position: Position) -> Iterator[None]:
+def _training(model: Model, ramp: float, seeds: tuple[int, ...]) -> Iterator[None]:
     """Inside, the parts train; outside they are as searches see them, for the pictures and the validation between steps."""
     device, parts = next(model.decoder.parameters()).device, (model.source, model.decoder)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda, enabled=model.decoder.draws):
         if model.decoder.draws:
-            torch.manual_seed(generator(seed, position.epoch, position.step, DRAWING).initial_seed())
+            torch.manual_seed(generator(*seeds).initial_seed())
         for part in parts:
             part.train()
         model.objective.ramp = ramp

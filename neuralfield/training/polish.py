@@ -20,23 +20,25 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
     """Solve all codes of the bank with the decoder frozen, starting where training left them, within `seconds` if given."""
     progress.stage("polishing codes")
     state.model.decoder.eval()
-    codes, settings = state.model.source.codes.data, state.recipe.inference
+    codes, settings, first = state.model.source.codes.data, state.recipe.inference, state.ranks.share(len(state.signals)).start
     batches = torch.arange(len(codes)).split(settings.batch)
     wanted = state.recipe.training.polish
     steps = min(MOST_POLISH, max(LEAST_POLISH, round(0.8 * state.position.epoch))) if wanted is None else wanted
     if seconds is not None:
-        steps = min(steps, _affordable(state, batches[0], seconds / len(batches)))
+        steps = state.ranks.told(min(steps, _affordable(state, batches[0], seconds / len(batches))))
     if steps < 1:
         return
     solver = state.solver(steps)
     with interruptible() as interrupted:
         for done, rows in enumerate(batches):
-            batch = thinned(state.signals.batch(rows), settings.points).to(codes.device)
+            batch = thinned(state.signals.batch(first + rows), settings.points).to(codes.device)
             estimate: Estimate = solver.solve(state.model.objective, state.model.decoder, batch, Latent(codes[rows]))
             codes[rows] = estimate.latent.mean
             progress.share((done + 1) / len(batches))
-            if interrupted():  # the checkpoint at the end of training holds; the polish is done again from there
-                raise state.interrupt()
+            if interrupted():
+                break
+        if any(state.ranks.total(float(interrupted()))):  # the checkpoint at the end of training holds; it is polished again
+            raise state.interrupt()
 
 
 def _affordable(state: Session, rows: Tensor, seconds: float) -> int:
@@ -45,7 +47,7 @@ def _affordable(state: Session, rows: Tensor, seconds: float) -> int:
     finish = torch.cuda.synchronize if batch.values.is_cuda else (lambda: None)
     finish()
     began = time.perf_counter()
-    source = FixedCodes(state.model.source.codes[rows])
+    source = FixedCodes(state.model.source.codes[rows])  # of signals of the first rank, which decides for all
     state.model.objective(source, state.model.decoder, batch).total.sum().backward()
     state.model.decoder.zero_grad(set_to_none=True)
     finish()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neuralfield.inference.lbfgs import LOOKED_AT
 from neuralfield.inference.solver import Solver
 from neuralfield.recipe import Model, Part, Recipe, construct
 from neuralfield.signals.signals import Signals
@@ -14,6 +15,7 @@ from neuralfield.training import checkpoint
 from neuralfield.training.batches import Batches
 from neuralfield.training.interrupt import InterruptedFitError
 from neuralfield.training.loop import Position
+from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.schedule import Optimisers, Schedule
 
 
@@ -42,12 +44,19 @@ class Session:
         """Seconds so far, those before an interruption included."""
         return time.perf_counter() - self.began
 
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those that fit together."""
+        return self.optimisers.ranks
+
     def solver(self, steps: int) -> Solver:
         """The recipe's solver with so many steps, where it counts any."""
         inference = self.recipe.inference
         counted = {"steps": steps} if "steps" in inference.arguments else {}
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **counted})
         codes = self.model.source.codes.detach()
+        if self.ranks.world > 1:  # those at which L-BFGS looks; all of them may not fit here
+            codes = self.ranks.some(codes, len(self.signals), LOOKED_AT)
         solver.prepare(self.model.objective, self.model.decoder, codes, self.model.domain.grid().to(codes.device))
         return solver
 
@@ -61,13 +70,13 @@ class Session:
         """A checkpoint, where there is a folder."""
         if self.folder is not None:
             self.facts["spent"] = self.spent
-            checkpoint.save(self.folder, self.model, self.optimisers, self.position, self.facts, self.kept)
+            checkpoint.save(self.folder, self.model, self.optimisers, self.position, self.facts, self.kept, len(self.signals))
 
     def restore(self) -> bool:
         """Go back to the checkpoint; False where there is none yet."""
-        if self.folder is None or not checkpoint.path_of(self.folder).exists():
+        if self.folder is None or not self.ranks.told(checkpoint.newest(self.folder) is not None):
             return False
-        self.position, self.facts, self.kept = checkpoint.load(self.folder, self.model, self.optimisers)
+        self.position, self.facts, self.kept = checkpoint.load(self.folder, self.model, self.optimisers, len(self.signals))
         self.began = time.perf_counter() - self.facts["spent"]
         return True
 

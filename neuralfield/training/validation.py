@@ -31,14 +31,13 @@ def out_of_patience(state: Session) -> bool:
     if state.held_out is None:
         return False
     codes = state.model.source.codes.detach()
-    solver = state.solver(VALIDATION_STEPS)
-    total = 0.0
-    held_out = state.held_out.select(torch.arange(min(VALIDATED, len(state.held_out))))
-    for batch in held_out.batches(state.recipe.inference.batch):
-        batch = batch.to(codes.device)
-        start = Latent(codes.mean(0).expand(len(batch), -1))
-        total += float(solver.solve(state.model.objective, state.model.decoder, batch, start).loss.total.sum())
-    value = total / len(held_out)
+    solver, middle = state.solver(VALIDATION_STEPS), state.ranks.sum(codes.sum(0)) / len(state.signals)
+    total, searched = 0.0, min(VALIDATED, len(state.held_out))
+    for rows in torch.tensor(state.ranks.share(searched), dtype=torch.long).split(state.recipe.inference.batch):
+        if len(rows):  # of few held-out signals, some ranks have none
+            batch, start = state.held_out.batch(rows).to(codes.device), Latent(middle.expand(len(rows), -1))
+            total += float(solver.solve(state.model.objective, state.model.decoder, batch, start).loss.total.sum())
+    value = state.ranks.total(total)[0] / searched
     if value < state.facts.get("best_validation", float("inf")):
         state.facts.update(best_validation=value, best_epoch=state.position.epoch)
         state.kept = {f"decoder.{k}": v.clone() for k, v in state.model.decoder.state_dict().items()} | {"codes": codes.clone()}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from neuralfield.inference.solver import frozen
 from neuralfield.recipe import Model
+from neuralfield.training.ranks import ALONE, Ranks
 from neuralfield.types import Loss, Observations
 
 TOGETHER = 2**12
@@ -20,6 +21,7 @@ class Optimisers:
 
     latents: torch.optim.Optimizer
     decoder: torch.optim.Optimizer
+    ranks: Ranks = ALONE
 
     def rates(self, latents: float, decoder: float) -> None:
         """Set both learning rates."""
@@ -49,7 +51,7 @@ def descend(
 ) -> Loss:
     """One gradient step of those that move; no gradient is computed for the others."""
     still = [part for name, part in (("latents", model.source), ("decoder", model.decoder)) if name not in moves]
-    parts, found = _parts(model, observations), []
+    parts, found = _parts(model, observations) if len(observations) else [], []
     with frozen(torch.nn.ModuleList(still)):
         for part in parts:
             loss = model.objective(model.source, model.decoder, part, generator)
@@ -58,11 +60,27 @@ def descend(
     for p in model.source.parameters():
         if p.grad is not None and p.grad.is_sparse:
             p.grad *= len(observations)  # a code's own objective, whatever the batch: sums for codes, means for weights
+    if optimisers.ranks.world > 1:
+        _share(model, optimisers.ranks, len(observations), moves)
     for name in moves:
         optimiser: torch.optim.Optimizer = getattr(optimisers, name)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     return _joined(found)
+
+
+def _share(model: Model, ranks: Ranks, count: int, moves: tuple[str, ...]) -> None:
+    """Gradients of the weights become those of all ranks' signals. A rank without any in the batch has none of its own."""
+    for p in model.source.parameters() if "latents" in moves else ():
+        if p.grad is None:  # no row moves, but the optimiser is to count on every rank
+            p.grad = torch.sparse_coo_tensor(
+                torch.zeros(1, 0, dtype=torch.long), p.new_zeros(0, *p.shape[1:]), p.shape, device=p.device
+            )
+    weights = [p for p in model.decoder.parameters() if p.requires_grad] if "decoder" in moves else []
+    for p in weights:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    ranks.average([p.grad for p in weights if p.grad is not None], count)
 
 
 def _parts(model: Model, observations: Observations) -> list[Observations]:
@@ -76,7 +94,9 @@ def _parts(model: Model, observations: Observations) -> list[Observations]:
 
 
 def _joined(found: list[Loss]) -> Loss:
-    """What the parts of a batch cost, as one."""
+    """What the parts of a batch cost, as one; nothing, where there are none."""
+    if not found:
+        return Loss(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(()))
     if len(found) == 1:
         return found[0]
     data, prior, observed = (torch.cat([getattr(loss, name).detach() for loss in found]) for name in ("data", "prior", "observed"))
