@@ -9,6 +9,7 @@ from torch import Tensor
 import neuralfield.files as files
 from neuralfield.recipe import Model
 from neuralfield.training.loop import Position
+from neuralfield.training.optimisers.capturable import plain
 from neuralfield.training.schedules.schedule import Optimisers
 
 
@@ -26,8 +27,8 @@ def save(
         "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
         "source": _flatten(model.source.state_dict(), "source", tensors),
         "objective": _flatten(model.objective.state_dict(), "objective", tensors),
-        "latents": _flatten(optimisers.latents.state_dict(), "latents", tensors),
-        "weights": _flatten(optimisers.decoder.state_dict(), "weights", tensors),
+        "latents": _flatten(plain(optimisers.latents.state_dict()), "latents", tensors),
+        "weights": _flatten(plain(optimisers.decoder.state_dict()), "weights", tensors),
         "kept": _flatten(kept, "kept", tensors),
     }
     files.write_tensors(path_of(folder), tensors, {"position": asdict(position), "facts": facts, "skeletons": skeletons})

@@ -14,9 +14,10 @@ from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
 from neuralfield.seeds import generator
-from neuralfield.signals.signals import Signals
+from neuralfield.signals.signals import Signals, placed
 from neuralfield.training import asked, validation
 from neuralfield.training.batches import batches_of
+from neuralfield.training.graphs import graphs_of
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import Journal
 from neuralfield.training.loop import Position, train
@@ -32,6 +33,8 @@ POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
 CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints at least; they are taken at the ends of epochs."""
+LOOK_EVERY = 50
+"""Steps on a GPU between looks at the loss: a look waits for all steps before it, and the GPU then for the CPU."""
 SCORED = 1000
 """Training signals that the final scores are taken over, evenly spread."""
 INITIALISING, PREPARING = 1001, 1004  # the seed's second number; an epoch of that number draws other things from it
@@ -105,8 +108,9 @@ def _open(recipe: Recipe, signals: Signals, device: torch.device, seed: int, fol
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     adam = dense_adam if recipe.training.latent_optimiser == "dense" else RowAdam
     optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser)
+    optimisers.replays = graphs_of(model, optimisers, recipe.training, device)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
-    batches = batches_of(training, recipe.training)
+    batches = batches_of(placed(training, device), recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
 
 
@@ -158,13 +162,15 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
     progress.stage("training")
     arguments = (state.model, state.optimisers, state.schedule, state.batches, state.recipe.training)
     began = last_saved = time.perf_counter()
-    points, score = 0, None
+    points, score, cost = 0, None, math.nan
+    looks = LOOK_EVERY if next(state.model.decoder.parameters()).is_cuda else 1
     with interruptible() as interrupted:
         for position, loss, count in train(*arguments, state.position, state.seed, done):
             state.position = position
             points += count
             state.facts["points_per_second"] = points / (time.perf_counter() - began)
-            cost = _finite(loss, position)
+            if looked_at(position, looks):
+                cost = _finite(loss, position)
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
@@ -178,6 +184,11 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
                 raise state.interrupt()
     state.save()
     validation.restore_best(state)
+
+
+def looked_at(position: Position, every: int) -> bool:
+    """Whether the loss is looked at after a step: after every so many, the first, and the last of an epoch."""
+    return position.steps == 1 or position.step == 0 or position.steps % every == 0
 
 
 def _finite(loss: Loss, position: Position) -> float:
