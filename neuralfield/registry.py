@@ -58,6 +58,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "concat": "neuralfield.decoders.concat:Concat",
         "convolutional": "neuralfield.decoders.convolutional:Convolutional",
     },
+    "kernels": {
+        "auto": "neuralfield.kernels.kernel:Auto",
+        "cpu": "neuralfield.kernels.cpu:CPU",
+        "reference": "neuralfield.kernels.reference:Reference",
+    },
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",

@@ -2,14 +2,15 @@
 
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 from torch.nn.utils.parametrizations import weight_norm as normed
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.layers import ACTIVATIONS, Activation, FourierFeatures, Linears, shifted
+from neuralfield.decoders.layers import Activation, FourierFeatures, Linears
+from neuralfield.kernels.kernel import Kernel, Network
+from neuralfield.registry import resolve
 
 
 class Concat(Decoder):
@@ -20,7 +21,7 @@ class Concat(Decoder):
 
     With `weight_norm` a hidden layer's weight is g v / |v|, with one length g and one direction v for each output; with `dropout`
     that share of the numbers after each hidden layer is left out while it trains; `bounded` values have passed a tanh. All three,
-    with width 512, depth 8 and skip 4, are the network of DeepSDF's experiments.
+    with width 512, depth 8 and skip 4, are the network of DeepSDF's experiments. `kernel` says how it is computed.
     """
 
     affine_conditioning: ClassVar[bool] = True
@@ -40,6 +41,7 @@ class Concat(Decoder):
         weight_norm: bool = False,
         dropout: float = 0.0,
         bounded: bool = False,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -56,7 +58,8 @@ class Concat(Decoder):
         ins = [entering if layer == 0 else width for layer in range(depth)]
         self.layers = Linears(ins, outs)
         self.out = nn.Linear(width, value_dim)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
+        self.kernel: Kernel = resolve("kernels", kernel)()
         self.weight_norm, self.dropout, self.bounded = weight_norm, dropout, bounded
         self.draws = dropout > 0
         if weight_norm:
@@ -68,19 +71,20 @@ class Concat(Decoder):
         return [linear(z, weight, bias)[:, None] for weight, bias in parts]
 
     def evaluate(self, conditioning: list[Tensor], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
-        t = self.features(coords)
-        h = t
+        weights, again, shifts = [], [], []
         for layer, module in enumerate(self.layers):
             if layer in self.entries:
                 from_h, _, from_t = self._split(layer)
-                shift = conditioning[self.entries.index(layer)]
-                h = shifted(t, from_t, shift) if layer == 0 else _entered(h, t, from_h, from_t, shift)
+                weights.append(from_h if layer else from_t)
+                again.append(from_t if layer else None)
+                shifts.append(conditioning[self.entries.index(layer)])
             else:
-                h = module(h)
-            h = self.activation(h)
-            if self.dropout and self.training:
-                h = dropout(h, self.dropout)
-        values = self.out(h)
+                weights.append(module.weight)
+                again.append(None)
+                shifts.append(module.bias[None, None])
+        scales, left_out = (1.0,) * len(weights), self.dropout if self.training else 0.0
+        out = (self.out.weight, self.out.bias, self.activation, left_out)
+        values = self.kernel(Network(tuple(weights), tuple(again), scales, tuple(shifts), *out), self.features(coords))
         return values.tanh() if self.bounded else values
 
     def _split(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,10 +93,3 @@ class Concat(Decoder):
         hidden = weight.shape[1] - self.code_dim - self.features.out_dim
         from_h, from_z, from_t = weight.split([hidden, self.code_dim, self.features.out_dim], 1)
         return from_h, from_z, from_t
-
-
-def _entered(h: Tensor, t: Tensor, from_h: Tensor, from_t: Tensor, shift: Tensor) -> Float[Tensor, "B N M"]:
-    """A layer's output where the coordinates enter again."""
-    if len(t) == len(h):
-        return shifted(torch.cat([h, t], 2), torch.cat([from_h, from_t], 1), shift)
-    return shifted(h, from_h, shift) + linear(t, from_t)

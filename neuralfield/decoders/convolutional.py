@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.layers import ACTIVATIONS, Activation
+from neuralfield.decoders.layers import Activation
 from neuralfield.decoders.reading import read_map
 from neuralfield.domains.grid import pixel_centres
+from neuralfield.kernels.reference import ACTIVATIONS
 
 SMALLEST = 4
 """Side of the first map: 4x4 doubled three times is 32x32, as in the usual MNIST decoders."""

@@ -1,20 +1,16 @@
 """Layers that decoders of coordinates share."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, linear, relu, silu
+
+from neuralfield.kernels.reference import full_precision
 
 Activation = Literal["relu", "leaky-relu", "silu"]
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": relu,
-    "leaky-relu": lambda x: leaky_relu(x, 0.2),  # DCGAN's slope
-    "silu": silu,
-}
 
 
 class FourierFeatures(nn.Module):
@@ -31,7 +27,7 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", torch.randn(coord_dim, frequencies) * bandwidth)
 
     def forward(self, coords: Float[Tensor, "G N C"]) -> Float[Tensor, "G N F"]:
-        phase = 2 * math.pi * (coords @ self.frequencies)
+        phase = 2 * math.pi * full_precision(torch.matmul, coords, self.frequencies)
         return torch.cat([coords, phase.sin(), phase.cos()], -1)
 
 
@@ -46,10 +42,3 @@ class Linears(nn.ModuleList):
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index)
-
-
-def shifted(inputs: Float[Tensor, "G N K"], weight: Float[Tensor, "M K"], shift: Float[Tensor, "B #N M"]) -> Float[Tensor, "B N M"]:
-    """inputs weight' + shift, where G is B or 1: in one pass where each signal has inputs of its own."""
-    if len(inputs) == len(shift):
-        return torch.baddbmm(shift, inputs, weight.T.expand(len(inputs), -1, -1))
-    return linear(inputs, weight) + shift

@@ -2,17 +2,17 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.layers import FourierFeatures, Linears
+from neuralfield.kernels.kernel import Kernel, Network
+from neuralfield.registry import resolve
 
 
 class Modulated(Decoder):
@@ -20,6 +20,7 @@ class Modulated(Decoder):
 
     `basis` "fourier" is random Fourier features with SiLU; "siren" is sines throughout (Sitzmann et al. 2020) with first
     frequency `w0`. `modulation` "film" scales each pre-activation as well (pi-GAN, Chan et al. 2021).
+    `kernel` says how it is computed (nf doctor lists them).
     """
 
     affine_conditioning: ClassVar[bool] = True
@@ -37,6 +38,7 @@ class Modulated(Decoder):
         frequencies: int = 64,
         bandwidth: float = 1.5,
         w0: float = 30.0,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         self.width, self.depth, self.modulation = width, depth, modulation
@@ -50,7 +52,8 @@ class Modulated(Decoder):
             self.modulate = nn.Linear(code_dim, shifts)
         # SIREN's w0 enters the first layer alone, as in functa; later layers are initialised for sines of frequency 1
         self.gains = [w0 if siren and layer == 0 else 1.0 for layer in range(depth)]
-        self.activation: Callable[[Tensor], Tensor] = torch.sin if siren else silu
+        self.activation = "sine" if siren else "silu"
+        self.kernel: Kernel = resolve("kernels", kernel)()
         if siren:
             self._initialise_siren(coord_dim)
 
@@ -60,13 +63,15 @@ class Modulated(Decoder):
         return shift if self.modulation == "shift" else {**shift, "scale": list(1 + modulation[1])}
 
     def evaluate(self, conditioning: dict[str, list[Tensor]], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
-        h = self.features(coords)
-        for layer, (linear, gain) in enumerate(zip(self.layers, self.gains, strict=True)):
-            h = linear(h) if gain == 1.0 else gain * linear(h)
-            if "scale" in conditioning:
-                h = h * conditioning["scale"][layer]
-            h = self.activation(h + conditioning["shift"][layer])
-        return self.out(h)
+        scales, shifts = [], []
+        for layer, (linear, gain, shift) in enumerate(zip(self.layers, self.gains, conditioning["shift"], strict=True)):
+            scale = gain * conditioning["scale"][layer] if "scale" in conditioning else gain
+            scales.append(scale)
+            shifts.append(shift + scale * linear.bias)
+        weights = tuple(linear.weight for linear in self.layers)
+        again = (None,) * self.depth
+        network = Network(weights, again, tuple(scales), tuple(shifts), self.out.weight, self.out.bias, self.activation)
+        return self.kernel(network, self.features(coords))
 
     @torch.no_grad()
     def _initialise_siren(self, coord_dim: int) -> None:
