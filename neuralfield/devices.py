@@ -1,5 +1,7 @@
 """What a device can take, and how tensors get there while nobody waits for them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,13 +29,11 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def described(number: int) -> dict[str, str | float]:
-    """What there is to say of a GPU."""
-    facts = torch.cuda.get_device_properties(number)
-    return {
-        "name": f"cuda:{number}",
-        "model": facts.name,
-        "memory_gib": round(facts.total_memory / 2**30, 1),
-        "capability": f"{facts.major}.{facts.minor}",
-        "precision": str(precision_of("auto", torch.device("cuda", number))).removeprefix("torch."),
-    }
+def known() -> list[str]:
+    """The devices of this machine: models, memory and compute capabilities."""
+    return ["cpu", *(described(number, torch.cuda.get_device_properties(number)) for number in range(torch.cuda.device_count()))]
+
+
+def described(number: int, facts: Any) -> str:
+    """One GPU, by what torch says of it."""
+    return f"cuda:{number} ({facts.name}, {facts.total_memory / 2**30:.1f} GiB, compute capability {facts.major}.{facts.minor})"

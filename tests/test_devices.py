@@ -1,6 +1,7 @@
 """Data on the device of the fit: the same batches, wherever they are cut."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +87,11 @@ def test_signals_are_placed_on_a_gpu_that_has_room(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("neuralfield.signals.signals.room", lambda _: signals.held_bytes - 1)
     assert placed(signals, gpu) is signals
     assert devices.room(torch.device("cpu")) == 0  # there they lie already
+
+
+def test_a_gpu_is_described_by_its_memory_and_capability() -> None:
+    facts = SimpleNamespace(name="NVIDIA H200", total_memory=150 * 2**30, major=9, minor=0)
+    assert devices.described(1, facts) == "cuda:1 (NVIDIA H200, 150.0 GiB, compute capability 9.0)"
 
 
 def test_a_batch_on_its_device_is_not_made_again() -> None:
