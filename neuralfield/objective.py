@@ -23,10 +23,14 @@ class Objective(nn.Module, ABC):
     prior: Prior
 
     temperature: float = 1.0
-    ramp: float = 1.0
+    ramp: float | Tensor = 1.0
     """Share of the prior that counts. The loop sets it in a step of training, and only there: searches see the whole prior."""
+    precision: torch.dtype = torch.float32
+    """What the decoder computes in. The loop sets it as `ramp`: searches, Jacobians and pictures are float32."""
     separable: ClassVar[bool] = False
     """Whether a batch costs what its parts cost together, `batch` weighed by their shares: a step may then take them one by one."""
+    capturable: ClassVar[bool] = False
+    """Whether its steps may be captured as CUDA graphs: nothing in them waits for the GPU or draws numbers but the codes' noise."""
     points: int = 1
     """Points of the field that each observed place takes."""
 
@@ -51,6 +55,7 @@ class MAP(Objective):
     """
 
     separable: ClassVar[bool] = True
+    capturable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -85,8 +90,12 @@ class MAP(Objective):
         return latent if self.shift is None else replace(latent, mean=latent.mean - self.shift[observations.index])
 
     def predict(self, z: Float[Tensor, "B D"], decoder: Decoder, observations: Observations) -> Float[Tensor, "B N V"]:
-        """What should have been seen, as the likelihood takes it."""
-        return self.measurement.measure(Field(decoder.evaluate, decoder.condition(z)), observations)
+        """What should have been seen, as the likelihood takes it: in the codes' own precision, whatever the decoder computes in."""
+        if self.precision == torch.float32:
+            return self.measurement.measure(Field(decoder.evaluate, decoder.condition(z)), observations)
+        with torch.autocast(z.device.type, self.precision):
+            predicted = self.measurement.measure(Field(decoder.evaluate, decoder.condition(z)), observations)
+        return predicted.to(z)
 
     def nats(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N"]:
         """What each point costs. A prediction that keeps to its bound costs what one equal to it would."""

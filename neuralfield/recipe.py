@@ -97,6 +97,9 @@ class Training(BaseModel):
 
     A fit lasts `epochs`, or as many whole epochs as hold `steps`: small data sets are gone over more often. `polish` counts the
     solver's steps on every code at the end; by default about as many as there were epochs, so that it costs about as much.
+
+    `precision` is what the decoder computes in while it trains; "auto" is bfloat16 on a GPU and float32 on a CPU. Losses, codes and
+    weights are float32 with either. With `graphs`, steps on an NVIDIA GPU are captured once and replayed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -116,6 +119,8 @@ class Training(BaseModel):
     polish: int | None = Field(default=None, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    graphs: bool = True
 
 
 class Recipe(BaseModel):

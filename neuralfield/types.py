@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from neuralfield.devices import sent
 from neuralfield.errors import NeuralfieldError
 from neuralfield.seeds import normal
 
@@ -34,9 +35,11 @@ class _Tensors:
     """What every noun made of tensors can do."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
+        """The same on another device; what lies there already is not made again."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {name: sent(tensor, device) for name, tensor in own.items() if isinstance(tensor, Tensor)}
+        same = all(tensor is own[name] for name, tensor in moved.items())
+        return self if same else replace(self, **moved)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Observations(_Tensors):
 
     def points(self, which: Int[Tensor, " n"]) -> "Observations":
         """Some of the points, the same for every signal; those kept stand for all N."""
-        part = self.span(which)
+        part = self.span(sent(which, self.weight.device))
         return replace(part, weight=part.weight * (self.weight.shape[1] / len(which)))
 
     def span(self, points: slice | Tensor) -> "Observations":

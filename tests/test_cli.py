@@ -182,6 +182,7 @@ def test_recipes_are_listed_and_shown_as_toml_that_can_be_used(nf_: Nf, tmp_path
 def test_doctor_lists_devices_and_every_part(nf_: Nf) -> None:
     facts = nf_("doctor", "--json").json
     assert "cpu" in facts["devices"][0]
+    assert facts["auto"]["training"].startswith("bfloat16" if facts["auto"]["device"] == "cuda" else "float32")
     assert "modulated" in facts["parts"]["decoders"]
 
 

@@ -18,13 +18,14 @@ def command(as_json: bool) -> None:
     """What works on this machine: devices, kernels, packages, extras, and every part that is registered."""
     import torch
 
+    from neuralfield.devices import known
     from neuralfield.registry import BUILT_IN, names
 
-    devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
     facts = {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "devices": devices,
+        "devices": known(),
+        "auto": _automatic(),
         "threads": torch.get_num_threads(),
         "kernels": {"reference": "works: torch, on every device"},
         "extras": {name: _extra(name, use) for name, use in EXTRAS.items()},
@@ -37,6 +38,16 @@ def command(as_json: bool) -> None:
         else:
             options.say(f"{key:<9} {', '.join(value) if isinstance(value, list) else value}")
     options.finish(as_json, facts)
+
+
+def _automatic() -> dict[str, str]:
+    """What --device auto and training.precision = "auto" choose here."""
+    from neuralfield.devices import precision_of
+    from neuralfield.run import choose_device
+
+    device = choose_device("auto")
+    replayed = ", steps replayed as CUDA graphs" if device.type == "cuda" else ""
+    return {"device": device.type, "training": str(precision_of("auto", device)).removeprefix("torch.") + replayed}
 
 
 def _version(name: str) -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.reading import read_line, read_map
+from neuralfield.decoders.reading import exact, read_line, read_map
 from neuralfield.latents.basis import SpectralBasis
 
 
@@ -36,9 +36,8 @@ class Linear(Decoder):
     def evaluate(self, conditioning: Float[Tensor, "B N V"], coords: Float[Tensor, "G M C"]) -> Float[Tensor, "B M V"]:
         if len(self.shape) == 2:
             return read_map(rearrange(conditioning, "b (h w) v -> b v h w", h=self.shape[0]), coords)
-        if coords.shape == self.grid.shape and torch.equal(coords, self.grid):
-            return conditioning
-        return read_line(conditioning, self.grid[0, :, 0].contiguous(), coords)
+        times = self.grid[0, :, 0].contiguous()
+        return exact(coords, self.grid, conditioning, lambda: read_line(conditioning, times, coords))
 
     @torch.no_grad()
     def adopt(self, basis: SpectralBasis) -> bool:

@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.devices import sent
 from neuralfield.domains.function import Function
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 from neuralfield.seeds import uniform
@@ -33,6 +34,7 @@ class Curves(Signals):
     """
 
     domain = "function"
+    held: ClassVar[tuple[str, ...]] = ("_coords", "_weight", "_normalised")
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class Curves(Signals):
         return dict(self._arguments)
 
     def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
-        shared = self.times.ndim == 1
+        shared, index = self.times.ndim == 1, sent(index, self._coords.device)
         coords = self._coords if shared else self._coords[index]
         whole = Observations(index, coords, self._normalised[index], self._weight[index])
         count = self.values.shape[1]
@@ -208,7 +210,7 @@ def _drawn(whole: Observations, points: int, generator: torch.Generator | None) 
     """Every signal's own draw among its known points; those drawn stand for all of them. Where there are fewer, all are taken."""
     known = whole.weight > 0
     order = uniform(generator, whole.index, known.shape[1]).masked_fill(~known, 2.0)  # those not known come last
-    which = order.argsort(1)[:, :points]
+    which = order.argsort(stable=True, dim=1)[:, :points]  # the same on every device
     count = known.sum(1, keepdim=True)
     weight = whole.weight.gather(1, which) * (count / count.clamp(1, points))
     coords, values = (part.gather(1, which[..., None].expand(-1, -1, part.shape[2])) for part in (whole.coords, whole.values))

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from neuralfield.devices import sent
 from neuralfield.domains.grid import pixel_centres
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 from neuralfield.registry import nearest
@@ -24,6 +25,7 @@ class Images(Signals):
     """`pixels` [n, height, width, channels]: uint8 means value / 255; floats are taken as they are, finite values only."""
 
     domain = "image"
+    held: ClassVar[tuple[str, ...]] = ("pixels", "coords")
 
     def __init__(
         self,
@@ -75,10 +77,11 @@ class Images(Signals):
         return {"height": height, "width": width, "channels": channels}
 
     def batch(self, index: Int[Tensor, " B"], points: int | None = None, generator: torch.Generator | None = None) -> Observations:
+        index = sent(index, self.pixels.device)
         pixels = self.pixels[index]
         values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         values = rearrange(values, "b h w v -> b (h w) v")
-        whole = Observations(index, self.coords, values, torch.ones(values.shape[:2]))
+        whole = Observations(index, self.coords, values, torch.ones(values.shape[:2], device=values.device))
         if points is None or points >= values.shape[1]:
             return whole
         return whole.points(torch.randperm(values.shape[1], generator=generator)[:points])

@@ -1,5 +1,6 @@
 """Shapes: signed distances at points of their own, in memory or mapped from files."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,9 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.devices import sent
 from neuralfield.errors import NeuralfieldError
 from neuralfield.seeds import uniform
 from neuralfield.signals.signals import Signals
+from neuralfield.signals.stacked import Stacked, stacked_bytes
 from neuralfield.types import AT_LEAST, EQUAL, Observations
 
 MOST = 2**16
@@ -118,6 +121,7 @@ class Shapes(Signals):
         self._most = max(len(part) for part in arrays)
         unchanged = torch.tensor([0.0] * self.dims + [1.0], dtype=torch.float64)
         self.frames: Float[Tensor, "n F"] = unchanged.repeat(len(samples), 1) if frames is None else frames
+        self._stacked: Stacked | None = None
 
     @property
     def domain_arguments(self) -> dict[str, Any]:
@@ -139,10 +143,27 @@ class Shapes(Signals):
             # with replacement: among many, few are drawn twice, and a permutation of all would cost more than the step
             shares = uniform(generator, index, points).numpy()
             drawn = np.stack([part.drawn(share, self.balanced) for part, share in zip(parts, shares, strict=True)])
-            values = np.stack([part.rows(each) for part, each in zip(parts, drawn, strict=True)])
+            values = self._rows(index, drawn)
             weight = (counts[:, None] / points).expand(-1, points).float()
             return self._observed(index, values, weight, torch.from_numpy(drawn))
         return self._whole(index, parts, counts)
+
+    @property
+    def held_bytes(self) -> int:
+        return stacked_bytes([part.values for part in self.samples])
+
+    def on(self, device: torch.device | str) -> Self:
+        """The same; of draws of some points, the points lie on the device. Whole shapes are put together on the CPU as before."""
+        moved = copy.copy(self)
+        moved._stacked = Stacked([part.values for part in self.samples], [part.mirrored for part in self.samples], device)
+        return moved
+
+    def _rows(self, index: Int[Tensor, " B"], drawn: Int[np.ndarray, "B n"]) -> Float[Tensor, "B n _"]:
+        """Samples by their numbers."""
+        if self._stacked is not None:
+            return self._stacked.rows(index, drawn)
+        parts = zip(index.tolist(), drawn, strict=True)
+        return torch.from_numpy(np.stack([self.samples[i].rows(each) for i, each in parts]))
 
     def _whole(self, index: Int[Tensor, " B"], parts: list[Sampled], counts: Int[Tensor, " B"]) -> Observations:
         values = np.zeros((len(parts), int(counts.max()), self.dims + 1), np.float32)
@@ -153,7 +174,8 @@ class Shapes(Signals):
                 normals[b, self.even : self.even + len(directions)] = torch.from_numpy(directions)
         rows = torch.arange(values.shape[1]).expand(len(parts), -1)
         known = any(part.normals is not None for part in parts)
-        return self._observed(index, values, (rows < counts[:, None]).float(), rows, normals if known else None)
+        weight = (rows < counts[:, None]).float()
+        return self._observed(index, torch.from_numpy(values), weight, rows, normals if known else None)
 
     def truth(self, index: Int[Tensor, " B"]) -> Observations:
         """All that is known of some shapes; of those with more than `MOST` samples a part that says as much."""
@@ -167,7 +189,7 @@ class Shapes(Signals):
     def _observed(
         self,
         index: Int[Tensor, " B"],
-        values: Float[np.ndarray, "B N _"],
+        values: Float[Tensor, "B N _"],
         weight: Float[Tensor, "B N"],
         rows: Int[Tensor, "B N"],
         normals: Float[Tensor, "B N C"] | None = None,
@@ -177,8 +199,9 @@ class Shapes(Signals):
         if any(part.empty for part in parts):
             told = torch.tensor([[len(part) - part.empty] for part in parts])
             relation = torch.where(rows < told, EQUAL, AT_LEAST)
-        both = torch.from_numpy(values)
-        return Observations(index, both[..., :-1], both[..., -1:], weight, relation, normals)
+        index, weight = (sent(each, values.device) for each in (index, weight))
+        relation = None if relation is None else sent(relation, values.device)
+        return Observations(index, values[..., :-1], values[..., -1:], weight, relation, normals)
 
     def select(self, index: Int[Tensor, " m"]) -> Self:
         rows = index.tolist()

@@ -1,15 +1,17 @@
 """Where samples come from: the interface of every data set, and how `name:path` becomes one."""
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.devices import room
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.registry import names, nearest, resolve
 from neuralfield.signals.roster import Roster
@@ -44,6 +46,8 @@ class Signals(ABC):
     ids: list[str]
     labels: Int[Tensor, " n"] | None
     frames: Float[Tensor, "n F"] | None = None
+    held: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors that batches are cut from, of sets in memory."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,10 +91,27 @@ class Signals(ABC):
         """All that is known of some signals."""
         return self.batch(index)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of what `on` moves; 0 where there is nothing to move."""
+        return sum(getattr(self, name).nbytes for name in self.held)
+
+    def on(self, device: torch.device | str) -> Self:
+        """The same signals, whose batches are cut on a device; what is drawn at random is drawn on the CPU, and so is the same."""
+        moved = copy.copy(self)
+        for name in self.held:
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
+
     def batches(self, size: int) -> Iterator[Observations]:
         """All signals in order, `size` at a time."""
         for index in torch.arange(len(self)).split(size):
             yield self.batch(index)
+
+
+def placed(signals: Signals, device: torch.device) -> Signals:
+    """The signals on a GPU that has room for them; else as they are, and each batch is sent there."""
+    return signals.on(device) if 0 < signals.held_bytes <= room(device) else signals
 
 
 def load(source: str, **settings: Any) -> Signals:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from neuralfield.devices import sent
 from neuralfield.recipe import Training
 from neuralfield.signals.signals import Signals
 from neuralfield.training.ranks import Ranks
@@ -65,8 +66,8 @@ class BySamples(Batches):
         known, counts = [], []
         for batch in signals.batches(self.AT_ONCE):
             pairs = torch.nonzero(batch.weight > 0)
-            known.append(torch.stack([batch.index[pairs[:, 0]], pairs[:, 1]], 1))
-            counts.append(batch.weight.sum(1))
+            known.append(torch.stack([batch.index[pairs[:, 0]], pairs[:, 1]], 1).cpu())
+            counts.append(batch.weight.sum(1).cpu())
         self.pairs, self.known = torch.cat(known), torch.cat(counts)
         self.count = len(self.pairs)
 
@@ -77,8 +78,9 @@ class BySamples(Batches):
         signal, point = self.pairs[items].T
         needed, row = signal.unique(return_inverse=True)
         whole = self.signals.batch(needed)
+        device, weight = whole.weight.device, self.known[signal]
+        signal, point, row, weight = (sent(each, device) for each in (signal, point, row, weight))
         coords = whole.coords[0, point] if len(whole.coords) == 1 else whole.coords[row, point]
-        weight = self.known[signal]
         return replace(
             whole, index=signal, coords=coords[:, None], values=whole.values[row, point][:, None], weight=weight[:, None]
         )

@@ -10,6 +10,7 @@ import neuralfield.files as files
 from neuralfield.recipe import Model
 from neuralfield.training import shards
 from neuralfield.training.loop import Position
+from neuralfield.training.optimisers.capturable import plain
 from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.schedule import Optimisers
 
@@ -45,8 +46,8 @@ def save(
         "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
         "source": _flatten(model.source.state_dict(), "source", tensors),
         "objective": _flatten(model.objective.state_dict(), "objective", tensors),
-        "latents": _flatten(optimisers.latents.state_dict(), "latents", tensors),
-        "weights": _flatten(optimisers.decoder.state_dict(), "weights", tensors),
+        "latents": _flatten(plain(optimisers.latents.state_dict()), "latents", tensors),
+        "weights": _flatten(plain(optimisers.decoder.state_dict()), "weights", tensors),
         "kept": _flatten(kept, "kept", tensors),
     }
     about = {"position": asdict(position), "facts": facts, "skeletons": skeletons}

@@ -15,9 +15,10 @@ from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
 from neuralfield.seeds import generator
-from neuralfield.signals.signals import Signals
+from neuralfield.signals.signals import Signals, placed
 from neuralfield.training import asked, shared, validation
 from neuralfield.training.batches import batches_of
+from neuralfield.training.graphs import graphs_of
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import PROBES, Journal
 from neuralfield.training.loop import Position, train
@@ -35,6 +36,8 @@ POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
 CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints at least; they are taken at the ends of epochs."""
+LOOK_EVERY = 50
+"""Steps on a GPU between looks at the loss: a look waits for all steps before it, and the GPU then for the CPU."""
 SCORED = 1000
 """Training signals that the final scores are taken over, evenly spread."""
 INITIALISING, PREPARING = 1001, 1004  # the seed's second number; an epoch of that number draws other things from it
@@ -121,8 +124,9 @@ def _open(
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     adam = dense_adam if recipe.training.latent_optimiser == "dense" else RowAdam
     optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser, ranks)
+    optimisers.replays = graphs_of(model, optimisers, recipe.training, device)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
-    batches = batches_of(training, recipe.training)
+    batches = batches_of(placed(training, device), recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
 
 
@@ -193,15 +197,19 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
     progress.stage("training")
     arguments = (state.model, state.optimisers, state.schedule, state.batches, state.recipe.training)
     began = last_saved = spent
-    points, score = 0.0, None
+    points, score, cost = 0.0, None, math.nan
+    looks = LOOK_EVERY if next(state.model.decoder.parameters()).is_cuda else 1
     with interruptible() as interrupted:
         for position, loss, count in train(*arguments, state.position, state.seed, done):
             state.position = position
-            own = (interrupted(), loss.total.detach().sum(), len(loss.total), count, ranks.first * state.spent)
+            looked = looked_at(position, looks)
+            nats = loss.total.detach().sum() if looked else 0.0
+            own = (interrupted(), nats, len(loss.total), count, ranks.first * state.spent)
             stop, nats, signals, more, spent = ranks.total(*(float(number) for number in own))
             points += more
             state.facts["points_per_second"] = points / max(spent - began, 1e-9)
-            cost = _finite(nats / signals, position)
+            if looked:
+                cost = _finite(nats / signals, position)
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
@@ -217,6 +225,11 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
                 raise state.interrupt()
     state.save()
     validation.restore_best(state)
+
+
+def looked_at(position: Position, every: int) -> bool:
+    """Whether the loss is looked at after a step: after every so many, the first, and the last of an epoch."""
+    return position.steps == 1 or position.step == 0 or position.steps % every == 0
 
 
 def _finite(mean: float, position: Position) -> float:

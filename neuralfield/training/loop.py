@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from neuralfield.devices import precision_of
 from neuralfield.recipe import Model, Training
 from neuralfield.seeds import generator
 from neuralfield.training.batches import Batches
@@ -52,7 +53,7 @@ def train(
             draw = generator(seed, position.epoch, position.step)
             observations = batches.part(items, draw, optimisers.ranks).to(device)
             seeds = (seed, position.epoch, position.step, DRAWING, *optimisers.ranks.apart)
-            with _training(model, ramp_share(position.epoch, settings), seeds):
+            with _training(model, settings, position.epoch, seeds):
                 loss = schedule.step(model, optimisers, observations, position.epoch, draw)
             ended = position.step + 1 == per_epoch
             position = Position(position.epoch + ended, 0 if ended else position.step + 1, position.steps + 1)
@@ -80,7 +81,7 @@ def ramp_share(epoch: int, settings: Training) -> float:
 
 
 @contextmanager
-def _training(model: Model, ramp: float, seeds: tuple[int, ...]) -> Iterator[None]:
+def _training(model: Model, settings: Training, epoch: int, seeds: tuple[int, ...]) -> Iterator[None]:
     """Inside, the parts train; outside they are as searches see them, for the pictures and the validation between steps."""
     device, parts = next(model.decoder.parameters()).device, (model.source, model.decoder)
     cuda = [device] if device.type == "cuda" else []
@@ -89,10 +90,11 @@ def _training(model: Model, ramp: float, seeds: tuple[int, ...]) -> Iterator[Non
             torch.manual_seed(generator(*seeds).initial_seed())
         for part in parts:
             part.train()
-        model.objective.ramp = ramp
+        model.objective.ramp = ramp_share(epoch, settings)
+        model.objective.precision = precision_of(settings.precision, device)
         try:
             yield
         finally:
-            model.objective.ramp = 1.0
+            model.objective.ramp, model.objective.precision = 1.0, torch.float32
             for part in parts:
                 part.eval()

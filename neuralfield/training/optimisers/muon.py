@@ -5,7 +5,7 @@ rates mean the same as Adam's). torch.optim.Muon takes matrices only and works i
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,12 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Kernels of convolutions [in, out, ...] count as matrices [in, out ...]; vectors and single rows get Adam."""
+    """Kernels of convolutions [in, out, ...] count as matrices [in, out ...]; vectors and single rows get Adam.
+
+    The rate may be a number, or a tensor on the parameters' device.
+    """
+
+    capturable: ClassVar[bool] = True
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -43,13 +48,18 @@ class Muon(torch.optim.Optimizer):
         if self._adam:
             self._adam.load_state_dict(state_dict["vectors"])
 
-    def _move(self, p: Tensor, lr: float, momentum: float) -> None:
+    @property
+    def inner(self) -> list[torch.optim.Optimizer]:
+        """The optimisers that it is made of."""
+        return [self._adam] if self._adam else []
+
+    def _move(self, p: Tensor, lr: float | Tensor, momentum: float) -> None:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"].lerp_(p.grad, 1 - momentum)
         update = orthogonalised(p.grad.lerp(average, momentum).flatten(1))  # type: ignore[union-attr]
-        p.add_(update.view_as(p), alpha=-lr * 0.2 * max(update.shape) ** 0.5)
+        p.sub_(update.view_as(p) * (lr * (0.2 * max(update.shape) ** 0.5)))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

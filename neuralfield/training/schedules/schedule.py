@@ -1,7 +1,9 @@
 """Who moves when: codes and decoder together, in turns, or codes inside the decoder's step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,19 +17,39 @@ TOGETHER = 2**12
 """Points that go through a decoder at once on a CPU: 2 MiB a layer of 128 units."""
 
 
+@runtime_checkable
+class Replays(Protocol):
+    """What makes the same step again faster than by calling it (`training/graphs.py`)."""
+
+    def step(
+        self,
+        work: Callable[..., Loss],
+        model: Model,
+        optimisers: "Optimisers",
+        observations: Observations,
+        generator: torch.Generator,
+        moves: tuple[str, ...],
+    ) -> Loss:
+        """What work(model, optimisers, observations, generator, moves) does and returns."""
+
+
 @dataclass
 class Optimisers:
-    """One for the codes (or the encoder), one for the decoder."""
+    """One for the codes (or the encoder), one for the decoder; and what replays their steps, where anything does."""
 
     latents: torch.optim.Optimizer
     decoder: torch.optim.Optimizer
     ranks: Ranks = ALONE
+    replays: Replays | None = None
 
     def rates(self, latents: float, decoder: float) -> None:
-        """Set both learning rates."""
+        """Set both learning rates: in place where they are tensors, which a captured step reads."""
         for optimiser, rate in ((self.latents, latents), (self.decoder, decoder)):
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
 
 class Schedule(ABC):
@@ -50,6 +72,14 @@ def descend(
     moves: tuple[str, ...] = ("latents", "decoder"),
 ) -> Loss:
     """One gradient step of those that move; no gradient is computed for the others."""
+    if optimisers.replays is not None:
+        return optimisers.replays.step(_descended, model, optimisers, observations, generator, moves)
+    return _descended(model, optimisers, observations, generator, moves)
+
+
+def _descended(
+    model: Model, optimisers: Optimisers, observations: Observations, generator: torch.Generator, moves: tuple[str, ...]
+) -> Loss:
     still = [part for name, part in (("latents", model.source), ("decoder", model.decoder)) if name not in moves]
     parts, found = _parts(model, observations) if len(observations) else [], []
     with frozen(torch.nn.ModuleList(still)):
@@ -59,7 +89,8 @@ def descend(
             found.append(loss)
     for p in model.source.parameters():
         if p.grad is not None and p.grad.is_sparse:
-            p.grad *= len(observations)  # a code's own objective, whatever the batch: sums for codes, means for weights
+            # a code's own objective, whatever the batch: sums for codes, means for weights
+            p.grad._values().mul_(len(observations))
     if optimisers.ranks.world > 1:
         _share(model, optimisers.ranks, len(observations), moves)
     for name in moves:
