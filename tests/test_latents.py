@@ -368,9 +368,9 @@ def test_noise_of_a_bank_is_drawn_while_it_trains_and_never_in_inference() -> No
     torch.nn.init.normal_(bank.codes)
     observations = images(50).batch(torch.arange(50))
     latent = bank(observations)
-    drawn = latent.sample(torch.Generator().manual_seed(0)) - latent.mean
+    drawn = latent.sample(observations.index, torch.Generator().manual_seed(0)) - latent.mean
     # 2,000 draws: the standard deviation is known to 0.3 / sqrt(4000) = 0.005; five of those are allowed
     assert abs(drawn.std().item() - 0.3) < 0.025
-    assert torch.equal(latent.sample(torch.Generator().manual_seed(0)), latent.mean + drawn)
+    assert torch.equal(latent.sample(observations.index, torch.Generator().manual_seed(0)), latent.mean + drawn)
     assert bank.eval()(observations).log_std is None
     assert FixedCodes(bank.codes)(observations).log_std is None
