@@ -32,6 +32,7 @@ class Curves(Signals):
     """
 
     domain = "function"
+    ids: list[str]
 
     def __init__(
         self,

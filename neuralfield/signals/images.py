@@ -24,6 +24,7 @@ class Images(Signals):
     """`pixels` [n, height, width, channels]: uint8 means value / 255; floats are taken as they are, finite values only."""
 
     domain = "image"
+    ids: list[str]
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import neuralfield.files as files
+from neuralfield.errors import UsageError
 from neuralfield.recipe import Model
 from neuralfield.training.loop import Position
 from neuralfield.training.schedules.schedule import Optimisers
@@ -17,20 +18,33 @@ def path_of(folder: Path) -> Path:
     return folder / "resume" / "state.safetensors"
 
 
+def bank_of(folder: Path) -> Path:
+    """Where a run that is being fitted keeps the files of a mapped bank."""
+    return folder / "resume" / "bank"
+
+
 def save(
     folder: Path, model: Model, optimisers: Optimisers, position: Position, facts: dict[str, Any], kept: dict[str, Tensor]
 ) -> None:
-    """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors."""
+    """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors.
+
+    A mapped bank is not copied: its own files are flushed, and hold what the checkpoint says once their undo log is rolled back.
+    """
+    rows = model.source.files
+    mark = None if rows is None else rows.flushed()
     tensors: dict[str, Tensor] = {}
     skeletons = {
         "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
-        "source": _flatten(model.source.state_dict(), "source", tensors),
+        "source": _flatten({} if mark else model.source.state_dict(), "source", tensors),
         "objective": _flatten(model.objective.state_dict(), "objective", tensors),
         "latents": _flatten(optimisers.latents.state_dict(), "latents", tensors),
         "weights": _flatten(optimisers.decoder.state_dict(), "weights", tensors),
         "kept": _flatten(kept, "kept", tensors),
     }
-    files.write_tensors(path_of(folder), tensors, {"position": asdict(position), "facts": facts, "skeletons": skeletons})
+    about = {"position": asdict(position), "facts": facts, "skeletons": skeletons, "mapped": mark}
+    files.write_tensors(path_of(folder), tensors, about)
+    if rows is not None and mark is not None:
+        rows.committed(mark)
 
 
 def load(folder: Path, model: Model, optimisers: Optimisers) -> tuple[Position, dict[str, Any], dict[str, Tensor]]:
@@ -38,10 +52,16 @@ def load(folder: Path, model: Model, optimisers: Optimisers) -> tuple[Position, 
     tensors, about = files.read_tensors(path_of(folder))
     parts = {name: _unflatten(skeleton, tensors) for name, skeleton in about["skeletons"].items()}
     files.restore(model.decoder, parts["decoder"], path_of(folder))
-    files.restore(model.source, parts["source"], path_of(folder))
+    rows, mark = model.source.files, about.get("mapped")
+    if (rows is None) != (mark is None):
+        raise UsageError(f"{folder} was begun with latents.mapped={str(mark is not None).lower()}; resume it so")
+    if rows is None:
+        files.restore(model.source, parts["source"], path_of(folder))
     files.restore(model.objective, parts["objective"], path_of(folder))
     optimisers.latents.load_state_dict(parts["latents"])
     optimisers.decoder.load_state_dict(parts["weights"])
+    if rows is not None and mark is not None:
+        rows.roll_back(mark)
     return Position(**about["position"]), about["facts"], parts["kept"]
 
 
