@@ -100,10 +100,11 @@ class Bank(LatentSource):
 
     @torch.no_grad()
     def put(self, index: Int[Tensor, " m"], codes: Float[Tensor, "m D"]) -> None:
+        index = index.to(self.codes.device)
         if self.files is not None:
             self.files.looked_at(len(index))
             self.files.moves(index)
-        self.codes[index.to(self.codes.device)] = codes.to(self.codes)
+        self.codes[index] = codes.to(self.codes)
 
     def stored(self) -> Tensor | Streamed:
         if self.files is None:

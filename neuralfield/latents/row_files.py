@@ -49,7 +49,7 @@ class RowFiles:
         self.count, self.columns = count, list[Column]()
         self.folder: Path | None = None
         self._log: UndoLog | None = None
-        self._resident, self._reserved = 0, False
+        self._resident, self._unlogged, self._reserved = 0, 0, False
 
     def column(
         self, name: str, width: int, dtype: torch.dtype = torch.float32, wrap: Callable[[Tensor], Tensor] | None = None
@@ -146,13 +146,15 @@ class RowFiles:
     def moves(self, rows: Int[Tensor, " b"]) -> None:
         """These rows are about to move: what a checkpoint needs of them is kept."""
         self.reserve()
-        if self._log is not None:
+        if self._log is None:
+            self._unlogged += len(rows) * sum(column.tensor[:1].nbytes for column in self.columns)
+        else:
             self._log.keep(rows)
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a checkpoint, since the undo log has grown long."""
-        return self._log is not None and self._log.size > LONGEST_LOG
+        """Whether it is time for a checkpoint: the undo log has grown long, or would have if there were one."""
+        return (self._unlogged if self._log is None else self._log.size) > LONGEST_LOG
 
     def flushed(self) -> dict[str, Any]:
         """Put all that has moved on the disk, and begin a log beside the old one; returns what the checkpoint must say of them.
