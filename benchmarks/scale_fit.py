@@ -26,6 +26,7 @@ SETTINGS = [
     "decoder.frequencies=8",
     "likelihood.noise=fixed",
     "likelihood.std=0.1",
+    "training.steps=1000",
     "training.polish=0",
     "inference.kind=adam",
     "inference.start=mean",

@@ -55,9 +55,9 @@ class Bank(LatentSource):
             raise ValueError(f"latents.bound must be positive, got {bound}")
         self.code_dim, self.init, self.std, self.noise, self.bound = code_dim, init, std, noise, bound
         self.mapped, self.files = mapped, RowFiles(count) if mapped else None
-        self.codes = (
-            self.files.column("codes", code_dim, wrap=nn.Parameter) if self.files else nn.Parameter(torch.zeros(count, code_dim))
-        )
+        self.codes = nn.Parameter(torch.zeros(0 if mapped else count, code_dim))
+        if self.files is not None:
+            self.files.table("codes", [self.codes])
 
     def forward(self, observations: Observations) -> Latent:
         index = observations.index.to(self.codes.device)

@@ -1,10 +1,10 @@
-"""The columns of a mapped bank: numbers for each signal that lie in files, of which memory holds only what was just looked at."""
+"""The tables of a mapped bank: numbers for each signal that lie in files, of which memory holds only what was just looked at."""
 
 import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +28,18 @@ LONGEST_LOG = 2**30
 
 
 @dataclass
-class Column:
-    """A tensor [n, width] over a file; an empty one has no map."""
+class Table:
+    """A file of records, one for each row: `raw` [n, words of four bytes], of which columns are views. An empty one has no map."""
 
     name: str
-    tensor: Tensor
     file: IO[bytes]
     map: mmap.mmap | None
+    raw: Tensor
+    columns: list[Tensor]
 
 
 class RowFiles:
-    """Columns of `count` rows. They lie in unnamed temporary files, which take no room until they are written, until `begin` or
+    """Tables of `count` rows. They lie in unnamed temporary files, which take no room until they are written, until `begin` or
     `reopen` gives them a folder.
 
     Pages of a mapped file that were touched count as resident memory; `looked_at` lets go of them in time. Nothing is lost: what
@@ -46,21 +47,23 @@ class RowFiles:
     """
 
     def __init__(self, count: int) -> None:
-        self.count, self.columns = count, list[Column]()
+        self.count, self.tables = count, list[Table]()
         self.folder: Path | None = None
         self._log: UndoLog | None = None
         self._resident, self._unlogged, self._reserved = 0, 0, False
 
-    def column(
-        self, name: str, width: int, dtype: torch.dtype = torch.float32, wrap: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
-        """A new column of zeros [n, width]; `wrap` makes a parameter of it."""
-        unnamed = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the column)
-        zeros, file, mapped = _mapped(unnamed, self.count, width, dtype)
-        column = Column(name, zeros if wrap is None else wrap(zeros), file, mapped)
-        self.columns.append(column)
+    def table(self, name: str, columns: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Let the columns, of so many dims [_, width] of four bytes each, show a new table of zeros: [n, width].
+
+        What lies in one record is read and written together: a row costs one page for each table, not one for each column.
+        """
+        unnamed = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the table)
+        width = sum(column.shape[1] for column in columns)
+        table = Table(name, unnamed, *_mapped(unnamed, self.count, width), list(columns))
+        _show(table)
+        self.tables.append(table)
         self._reserved = False
-        return column.tensor
+        return columns
 
     # where they lie
 
@@ -72,8 +75,8 @@ class RowFiles:
 
     def reopen(self, folder: Path) -> None:
         """The files that a fit left in a folder; `roll_back` must follow."""
-        for column in self.columns:
-            path, size = _path(folder, column.name), column.tensor.nbytes
+        for table in self.tables:
+            path, size = _path(folder, table.name), table.raw.nbytes
             have = path.stat().st_size if path.exists() else None
             if have != size:
                 what = "is missing" if have is None else f"holds {have} bytes, not {size}"
@@ -86,11 +89,11 @@ class RowFiles:
         if self._reserved or not hasattr(os, "posix_fallocate"):
             return
         try:
-            for column in self.columns:
-                if column.map is not None:
-                    os.posix_fallocate(column.file.fileno(), 0, column.tensor.nbytes)
+            for table in self.tables:
+                if table.map is not None:
+                    os.posix_fallocate(table.file.fileno(), 0, table.raw.nbytes)
         except OSError as error:
-            where, needed = self.folder or Path(tempfile.gettempdir()), sum(column.tensor.nbytes for column in self.columns)
+            where, needed = self.folder or Path(tempfile.gettempdir()), sum(table.raw.nbytes for table in self.tables)
             room = f"{needed / 1e9:.2f} GB are needed, {shutil.disk_usage(where).free / 1e9:.2f} GB are free"
             raise NeuralfieldError(
                 f"{where} has no room for a mapped bank of {self.count} signals ({error.strerror}): {room}; choose another --out "
@@ -108,11 +111,10 @@ class RowFiles:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for column in self.columns:
-                old = column.tensor
-                file = open(_path(folder, column.name), mode)  # noqa: SIM115 (likewise)
-                fresh, column.file, column.map = _mapped(file, old.shape[0], old.shape[1], old.dtype)
-                old.data = fresh
+            for table in self.tables:
+                table.file = open(_path(folder, table.name), mode)  # noqa: SIM115 (likewise)
+                table.map, table.raw = _mapped(table.file, self.count, table.raw.shape[1])
+                _show(table)
         except OSError as error:
             raise NeuralfieldError(f"{folder} cannot hold a mapped bank: {error.strerror}; choose another --out") from None
 
@@ -120,16 +122,16 @@ class RowFiles:
 
     def looked_at(self, count: int) -> None:
         """So many rows are about to be read or written, wherever they lie: let go of what came before, when it is too much."""
-        self._resident += count * len(self.columns) * AROUND
+        self._resident += count * len(self.tables) * AROUND
         if self._resident > BUDGET:
             self.drop()
 
     def drop(self) -> None:
         """Let go of all pages."""
         self._resident = 0
-        for column in self.columns:
-            if column.map is not None and hasattr(mmap, "MADV_DONTNEED"):
-                column.map.madvise(mmap.MADV_DONTNEED)
+        for table in self.tables:
+            if table.map is not None and hasattr(mmap, "MADV_DONTNEED"):
+                table.map.madvise(mmap.MADV_DONTNEED)
 
     def pieces(self, column: Tensor) -> Iterator[Tensor]:
         """All rows of a column in order, some at a time, each let go of when the next is asked for.
@@ -147,7 +149,7 @@ class RowFiles:
         """These rows are about to move: what a checkpoint needs of them is kept."""
         self.reserve()
         if self._log is None:
-            self._unlogged += len(rows) * sum(column.tensor[:1].nbytes for column in self.columns)
+            self._unlogged += len(rows) * sum(4 * table.raw.shape[1] for table in self.tables)
         else:
             self._log.keep(rows)
 
@@ -162,9 +164,9 @@ class RowFiles:
         Until `committed`, the old checkpoint and its log hold.
         """
         assert self.folder is not None
-        for column in self.columns:
-            if column.map is not None:
-                column.map.flush()
+        for table in self.tables:
+            if table.map is not None:
+                table.map.flush()
         number = 0 if self._log is None else self._log.number + 1
         UndoLog.begin(self.folder, number)
         return {"number": number, "boot": _boot()}
@@ -172,7 +174,7 @@ class RowFiles:
     def committed(self, mark: dict[str, Any]) -> None:
         """The new checkpoint is written: its log counts from now on."""
         assert self.folder is not None
-        self._log = UndoLog(self.folder, mark["number"], self.count, [column.tensor for column in self.columns])
+        self._log = UndoLog(self.folder, mark["number"], [table.raw for table in self.tables])
 
     def roll_back(self, mark: dict[str, Any]) -> None:
         """Every row as it was at the checkpoint that says `mark`."""
@@ -186,16 +188,24 @@ def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.bin"
 
 
-def _mapped(file: IO[bytes], count: int, width: int, dtype: torch.dtype) -> tuple[Tensor, IO[bytes], mmap.mmap | None]:
-    """(tensor [count, width] over all of a file, the file, its map)."""
-    size = count * width * dtype.itemsize
-    if not size:
-        return torch.zeros(count, width, dtype=dtype), file, None
-    os.ftruncate(file.fileno(), size)
-    held = mmap.mmap(file.fileno(), size)
+def _mapped(file: IO[bytes], count: int, width: int) -> tuple[mmap.mmap | None, Tensor]:
+    """(map, words [count, width]) of all of a file."""
+    if not count * width:
+        return None, torch.zeros(count, width, dtype=torch.int32)
+    os.ftruncate(file.fileno(), 4 * count * width)
+    held = mmap.mmap(file.fileno(), 4 * count * width)
     with suppress(AttributeError, OSError):
         held.madvise(mmap.MADV_RANDOM)  # a row says nothing of its neighbours: no reading ahead
-    return torch.frombuffer(held, dtype=dtype).view(count, width), file, held
+    return held, torch.frombuffer(held, dtype=torch.int32).view(count, width)
+
+
+def _show(table: Table) -> None:
+    """Let the columns of a table be views of its file; whoever holds them sees the new numbers."""
+    first = 0
+    for column in table.columns:
+        end = first + column.shape[1]
+        column.data = table.raw.view(column.dtype)[:, first:end]
+        first = end
 
 
 def _boot() -> str:

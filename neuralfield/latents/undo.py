@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int32
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, NeuralfieldWarning
 
 AT_ONCE = 2**14
 """Records that are read at once: 13 MB of codes of 64 dims and their optimiser's state."""
-INDEX = 8  # bytes of a row's number
+INDEX = 2  # words of four bytes of a row's number
 
 
 class UndoLog:
-    """Records (row, what its columns held), each appended before the row moves for the first time since checkpoint `number`.
+    """Records (row, what its tables held), each appended before the row moves for the first time since checkpoint `number`.
 
     The number is in the file's name: a kill between the writing of a checkpoint and the removal of the log before it leaves two
     logs, of which the checkpoint knows its own.
     """
 
-    def __init__(self, folder: Path, number: int, count: int, columns: list[Tensor]) -> None:
-        self.number, self.columns = number, [column.detach() for column in columns if column.shape[1]]
+    def __init__(self, folder: Path, number: int, tables: list[Int32[Tensor, "n _"]]) -> None:
+        self.number, self.tables = number, tables
         self.path = _path(folder, number)
         if not self.path.exists():
             raise NeuralfieldError(f"{self.path} is missing, so the fit cannot be resumed; fit again with --overwrite")
-        self.touched = torch.zeros(count, dtype=torch.bool)
+        self.touched = torch.zeros(len(tables[0]), dtype=torch.bool)
         self.size = self.path.stat().st_size
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (appended to as long as the fit lasts)
         for other in set(folder.glob("undo-*")) - {self.path}:
@@ -47,7 +47,7 @@ class UndoLog:
         fresh = rows[~self.touched[rows]].unique()
         if not len(fresh):
             return
-        parts = [fresh[:, None].view(torch.uint8), *(column[fresh].view(torch.uint8) for column in self.columns)]
+        parts = [fresh[:, None].view(torch.int32), *(table[fresh] for table in self.tables)]
         self._append(memoryview(torch.cat(parts, 1).numpy().data).cast("B"))
         self.touched[fresh] = True
 
@@ -67,15 +67,15 @@ class UndoLog:
             )
         with open(self.path, "rb") as file:
             while held := bytearray(file.read(AT_ONCE * self._record)):
-                records = torch.frombuffer(held, dtype=torch.uint8).view(-1, self._record)
+                records = torch.frombuffer(held, dtype=torch.int32).view(-1, self._record // 4)
                 yield len(records)
                 self._put_back(records)
 
-    def _put_back(self, records: UInt8[Tensor, "k bytes"]) -> None:
-        rows, *held = records.split([INDEX, *(_bytes(column) for column in self.columns)], 1)
+    def _put_back(self, records: Int32[Tensor, "k words"]) -> None:
+        rows, *held = records.split([INDEX, *(table.shape[1] for table in self.tables)], 1)
         index = rows.contiguous().view(torch.int64)[:, 0]
-        for column, part in zip(self.columns, held, strict=True):
-            column.index_copy_(0, index, part.contiguous().view(column.dtype))
+        for table, part in zip(self.tables, held, strict=True):
+            table.index_copy_(0, index, part)
         self.touched[index] = True
 
     def _append(self, content: memoryview) -> None:
@@ -90,12 +90,8 @@ class UndoLog:
 
     @property
     def _record(self) -> int:
-        return INDEX + sum(_bytes(column) for column in self.columns)
-
-
-def _bytes(column: Tensor) -> int:
-    """Of a row."""
-    return column.shape[1] * column.dtype.itemsize
+        """Its bytes."""
+        return 4 * (INDEX + sum(table.shape[1] for table in self.tables))
 
 
 def _path(folder: Path, number: int) -> Path:

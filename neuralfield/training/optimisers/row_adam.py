@@ -30,8 +30,9 @@ class RowAdam(torch.optim.Optimizer):
         self._beside = beside
         if beside is not None:
             (codes,) = (p for group in self.param_groups for p in group["params"])
-            state = {name: beside.column(name, codes.shape[1]) for name in ("mean", "square")}
-            self.state[codes] = state | {"steps": beside.column("steps", 1, torch.int32)}
+            mean, square = torch.zeros(0, codes.shape[1]), torch.zeros(0, codes.shape[1])
+            columns = beside.table("adam", [mean, square, torch.zeros(0, 1, dtype=torch.int32)])
+            self.state[codes] = dict(zip(("mean", "square", "steps"), columns, strict=True))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
