@@ -23,6 +23,7 @@ AROUND = 2**16
 """Bytes that become resident where one row is read: Linux maps 16 pages around it, if they are in its cache."""
 PIECE = 2**16
 """Rows of the pieces in which a whole bank is gone over: 16 MiB of 64 dims."""
+ZEROS = 2**24  # bytes written at once
 LONGEST_LOG = 2**30
 """Bytes of an undo log after which a checkpoint is due: a resumed fit reads it in seconds."""
 
@@ -72,6 +73,8 @@ class RowFiles:
         shutil.rmtree(folder, ignore_errors=True)
         self._open(folder, "w+b")
         self.reserve()
+        for table in self.tables:
+            self._write_zeros(table)
 
     def reopen(self, folder: Path) -> None:
         """The files that a fit left in a folder; `roll_back` must follow."""
@@ -100,6 +103,14 @@ class RowFiles:
                 "or a smaller latents.code_dim"
             ) from None
         self._reserved = True
+
+    def _write_zeros(self, table: Table) -> None:
+        """Zeros that were reserved alone would let every page that is written later split the file's extents on the disk, which
+        makes millions of them: files that take minutes to remove.
+        """
+        size, zeros = table.raw.nbytes, bytes(ZEROS)
+        for first in range(0, size, ZEROS):
+            os.pwrite(table.file.fileno(), zeros[: size - first], first)
 
     def discard(self) -> None:
         """Remove the files, for the fit is over. The codes can still be read; their room is free when nobody holds them."""
