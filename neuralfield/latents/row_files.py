@@ -20,10 +20,12 @@ from neuralfield.latents.undo import UndoLog
 BUDGET = 2**28
 """Bytes of the files that may be resident before they are let go of: 256 MiB."""
 AROUND = 2**16
-"""Bytes that become resident where one row is read: Linux maps 16 pages around it, if they are in its cache."""
+"""Bytes that become resident where one row is read: Linux maps 16 pages around it, if they are in its cache. Counted where a system
+does not tell what is resident.
+"""
+STATM = Path("/proc/self/statm")
 PIECE = 2**16
 """Rows of the pieces in which a whole bank is gone over: 16 MiB of 64 dims."""
-ZEROS = 2**24  # bytes written at once
 LONGEST_LOG = 2**30
 """Bytes of an undo log after which a checkpoint is due: a resumed fit reads it in seconds."""
 
@@ -51,7 +53,7 @@ class RowFiles:
         self.count, self.tables = count, list[Table]()
         self.folder: Path | None = None
         self._log: UndoLog | None = None
-        self._resident, self._unlogged, self._reserved = 0, 0, False
+        self._looked, self._dropped_at, self._unlogged, self._reserved = 0, _resident() or 0, 0, False
 
     def table(self, name: str, columns: Sequence[Tensor]) -> Sequence[Tensor]:
         """Let the columns, of so many dims [_, width] of four bytes each, show a new table of zeros: [n, width].
@@ -73,8 +75,11 @@ class RowFiles:
         shutil.rmtree(folder, ignore_errors=True)
         self._open(folder, "w+b")
         self.reserve()
+        # Pages that are only reserved split a file's extents when they are written in any order: millions, which take minutes
+        # to remove. And written through their map they lie in the cache one by one: a large block would be resident as a whole.
         for table in self.tables:
-            self._write_zeros(table)
+            for piece in self.pieces(table.raw):
+                piece.zero_()
 
     def reopen(self, folder: Path) -> None:
         """The files that a fit left in a folder; `roll_back` must follow."""
@@ -104,14 +109,6 @@ class RowFiles:
             ) from None
         self._reserved = True
 
-    def _write_zeros(self, table: Table) -> None:
-        """Zeros that were reserved alone would let every page that is written later split the file's extents on the disk, which
-        makes millions of them: files that take minutes to remove.
-        """
-        size, zeros = table.raw.nbytes, bytes(ZEROS)
-        for first in range(0, size, ZEROS):
-            os.pwrite(table.file.fileno(), zeros[: size - first], first)
-
     def discard(self) -> None:
         """Remove the files, for the fit is over. The codes can still be read; their room is free when nobody holds them."""
         if self.folder is not None:
@@ -133,16 +130,17 @@ class RowFiles:
 
     def looked_at(self, count: int) -> None:
         """So many rows are about to be read or written, wherever they lie: let go of what came before, when it is too much."""
-        self._resident += count * len(self.tables) * AROUND
-        if self._resident > BUDGET:
+        self._looked += count * len(self.tables) * AROUND
+        resident = _resident()
+        if (self._looked if resident is None else resident - self._dropped_at) > BUDGET:
             self.drop()
 
     def drop(self) -> None:
         """Let go of all pages."""
-        self._resident = 0
         for table in self.tables:
             if table.map is not None and hasattr(mmap, "MADV_DONTNEED"):
                 table.map.madvise(mmap.MADV_DONTNEED)
+        self._looked, self._dropped_at = 0, _resident() or 0
 
     def pieces(self, column: Tensor) -> Iterator[Tensor]:
         """All rows of a column in order, some at a time, each let go of when the next is asked for.
@@ -217,6 +215,13 @@ def _show(table: Table) -> None:
         end = first + column.shape[1]
         column.data = table.raw.view(column.dtype)[:, first:end]
         first = end
+
+
+def _resident() -> int | None:
+    """Bytes of mapped files, whichever, that are resident in this process, where the system tells."""
+    with suppress(OSError):
+        return int(STATM.read_text().split()[2]) * mmap.PAGESIZE
+    return None
 
 
 def _boot() -> str:
