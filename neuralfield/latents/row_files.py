@@ -77,7 +77,7 @@ class RowFiles:
         self.reserve()
         # Pages that are only reserved split a file's extents when they are written in any order: millions, which take minutes
         # to remove. And written through their map they lie in the cache one by one: a large block would be resident as a whole.
-        for table in self.tables:
+        for table in self.tables[1:]:  # codes are about to be written in order, by whoever initialises them
             for piece in self.pieces(table.raw):
                 piece.zero_()
 
