@@ -41,6 +41,7 @@ _HOMES = {
     "run": ["Run", "load_signals"],
     "signals.curves": ["Curves"],
     "signals.images": ["Images"],
+    "signals.roster": ["Numbered"],
     "signals.masks": ["Visibility"],
     "signals.shapes": ["Sampled", "Shapes"],
     "signals.signals": ["Signals", "load"],

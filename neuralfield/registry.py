@@ -5,6 +5,7 @@ group `neuralfield.ROOM` in its pyproject.toml. In a notebook, `register("decode
 """
 
 import difflib
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -130,7 +131,7 @@ def resolve(room: str, name: str) -> Any:
         raise NeuralfieldError(f'{room.rstrip("s")} "{name}" ({target}) cannot be loaded: {error}') from error
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
     """', did you mean "x"?' where something close is known, else nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f', did you mean "{close[0]}"?' if close else ""

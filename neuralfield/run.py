@@ -1,6 +1,7 @@
 """A fitted model, in memory and on disk."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +30,7 @@ from neuralfield.objective import MAP, Objective
 from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
-from neuralfield.signals.roster import Roster
+from neuralfield.signals.roster import Roster, read_ids, stored_ids
 from neuralfield.signals.signals import Signals, UnlikeError
 from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
 
@@ -57,7 +58,7 @@ class Run:
         return f"Run({self.path or 'not saved'}: {len(self.ids)} signals, {self.recipe.decoder.kind} {self.recipe.domain.kind})"
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """Names of the bank's rows."""
         return self.roster.ids
 
@@ -113,7 +114,7 @@ class Run:
             self.start.fit(lambda: signals.batches(self.recipe.inference.batch), generator)
             self.known = self._known(signals, settled)
         if self.recipe.inference.prior != TRAINING_PRIOR:
-            self.prior.fit(self.codes.cpu(), self.known)
+            self.prior.fit(self.model.source.overview().cpu(), self.known)
         self.to(self.device)
 
     def _known(self, signals: Signals, settled: bool) -> Known | None:
@@ -125,7 +126,7 @@ class Run:
         total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
         for rows in index.split(self.recipe.inference.batch):
             batch = thinned(signals.batch(rows), self.recipe.inference.points).to(self.device)
-            codes = self.codes[rows.to(self.device)]
+            codes = self.model.source.rows(rows).to(self.device)
             if solver.exact:
                 posterior = solver.solve(self.model.objective, self.decoder, batch, Latent(codes)).posterior
             else:  # the polish has found the optima; and what gives posteriors solves MAP objectives alone
@@ -135,7 +136,7 @@ class Run:
         spread = total / len(index)
         if settled:
             return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
-        return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread.shape) + spread, spread)
+        return Known(torch.cov(self.model.source.overview().cpu().T, correction=0).reshape(spread.shape) + spread, spread)
 
     def infer(
         self,
@@ -181,7 +182,8 @@ class Run:
         """The recipe's solver, with some of its arguments changed."""
         inference = self.recipe.inference
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **changes})
-        solver.prepare(self.model.objective, self.decoder, self.codes, self.domain.grid().to(self.device))
+        codes = self.model.source.overview().to(self.device)
+        solver.prepare(self.model.objective, self.decoder, codes, self.domain.grid().to(self.device))
         return solver
 
     def completion_objective(self, calibrated: bool = True) -> Objective:
@@ -209,7 +211,7 @@ class Run:
         self.model.source.extend(estimate.latent.mean)
         self.roster = self.roster.joined(signals.roster)
         self.facts["signals"] = len(self.ids)
-        self.start.codes = self.codes
+        self.start.codes = self.model.source.overview()
 
     def save(self, path: str | Path | None = None) -> None:
         """Write the run folder; recipe.toml comes last, so that a run which says it is finished is whole."""
@@ -217,7 +219,8 @@ class Run:
         if not (path or self.path):
             raise NeuralfieldError("this run has no folder yet; say run.save(path)")
         files.write_tensors(folder / "decoder.safetensors", self.decoder.state_dict())
-        files.write_tensors(folder / "latents.safetensors", {"codes": self.codes, **self.roster.tensors()}, {"ids": self.ids})
+        codes = {"codes": self.model.source.stored(), **self.roster.tensors()}
+        files.write_tensors(folder / "latents.safetensors", codes, {"ids": stored_ids(self.ids)})
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
         learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective, "calibration": self.calibration})
         if self.prior is not self.model.objective.prior:
@@ -235,14 +238,21 @@ class Run:
         recipe, about = read_recipe(folder, settings)
         if not about.get("finished"):
             raise NeuralfieldError(f"{folder} holds a fit that was not finished; go on with nf fit --resume --out {folder}")
-        latents, ids = files.read_tensors(folder / "latents.safetensors")
-        if "codes" not in latents or len(latents["codes"]) != len(ids.get("ids", ())):
+        mapped = bool(recipe.latents.arguments.get("mapped"))
+        latents, ids = files.read_tensors(folder / "latents.safetensors", leave=["codes"] if mapped else [])
+        if mapped:
+            latents["codes"] = files.map_tensor(folder / "latents.safetensors", "codes")
+        names = read_ids(ids.get("ids", []))
+        if "codes" not in latents or len(latents["codes"]) != len(names):
             raise NeuralfieldError(f"{folder / 'latents.safetensors'} does not hold codes and an id for each of them; fit again")
         model = build(recipe, len(latents["codes"]))
         files.restore(model.decoder, files.read_tensors(folder / "decoder.safetensors")[0], folder / "decoder.safetensors")
-        files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
+        if mapped:
+            model.source.hold(latents["codes"])
+        else:
+            files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
         facts = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-        run = cls(recipe, model, Roster(ids["ids"], latents.get("labels"), latents.get("frames")), facts)
+        run = cls(recipe, model, Roster(names, latents.get("labels"), latents.get("frames")), facts)
         run.path = folder
         run._freeze()
         run._restore_learned(folder / "inference.safetensors")
@@ -265,7 +275,7 @@ class Run:
             if kinds.get(name) == getattr(self.recipe.inference, name):
                 files.restore(part, _part_of(tensors, name), file)
             elif isinstance(part, Prior):
-                part.fit(self.codes, self.known)
+                part.fit(self.model.source.overview(), self.known)
             elif part.state_dict():
                 raise UsageError(
                     f'start "{self.recipe.inference.start}" is learned in a fit; {file} holds "{kinds.get(name, "none")}" instead'
@@ -307,7 +317,7 @@ def construct_prior(run: Run) -> Prior:
 
 def construct_start(run: Run) -> Start:
     """The start that the recipe names, not fitted yet."""
-    start: Start = resolve("starts", run.recipe.inference.start)(run.codes.cpu())
+    start: Start = resolve("starts", run.recipe.inference.start)(run.model.source.overview().cpu())
     start.shared = run.domain.shape is not None
     return start
 

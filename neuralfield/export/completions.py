@@ -101,4 +101,4 @@ def _panels(run: Run, signals: Signals, visibility: Visibility, completion: Comp
     draws, grid = completion.draws(rows), run.domain.grid()
     drawn = None if draws is None or run.domain.solid else Drawn(draws.fields(run, grid).cpu(), draws.values(run, grid).cpu())
     field = completed(run, completion.estimate, rows, None if run.domain.solid else draws)
-    return run.domain.panels(observed, hidden, field, drawn, signals.ids[: len(rows)])
+    return run.domain.panels(observed, hidden, field, drawn, list(signals.ids[: len(rows)]))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import ClassVar
 
 import torch
 from einops import einsum
@@ -31,6 +32,7 @@ class Amortised(Start):
     nothing. The search goes on from there.
     """
 
+    needs_all: ClassVar[bool] = True
     shift: Tensor
     scale: Tensor
 

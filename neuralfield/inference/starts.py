@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from einops import einsum
@@ -24,6 +25,8 @@ class Start(nn.Module, ABC):
     """
 
     codes: Tensor
+    needs_all: ClassVar[bool] = False
+    """Whether `fit` needs the codes of all signals, in order; for the others an overview of a large bank will do."""
     shared: bool = True
     """Whether signals share the points of a grid, as those of a domain with a `shape` do."""
 
@@ -65,6 +68,7 @@ class Mean(Start):
 class Spectral(Start):
     """Principal coefficients of what was seen, then the linear map from coefficients to learned codes."""
 
+    needs_all: ClassVar[bool] = True
     map: Tensor
 
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:

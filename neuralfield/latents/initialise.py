@@ -21,6 +21,22 @@ class Initialiser(ABC):
     ) -> tuple[Float[Tensor, "n D"], SpectralBasis | None]:
         """One code for each of `count` signals, which `batches()` goes over in order, and the linear model behind them, if any."""
 
+    def fill(
+        self,
+        pieces: Iterable[Float[Tensor, "_ D"]],
+        batches: Callable[[], Iterable[Observations]],
+        count: int,
+        code_dim: int,
+        generator: torch.Generator,
+    ) -> SpectralBasis | None:
+        """The same codes, written into the pieces of a bank, in order. Most kinds hold all of them in memory before that."""
+        codes, basis = self.codes(batches, count, code_dim, generator)
+        first = 0
+        for piece in pieces:
+            piece.copy_(codes[first : first + len(piece)])
+            first += len(piece)
+        return basis
+
 
 class Normal(Initialiser):
     """Random codes N(0, std^2): what published autodecoders do."""
@@ -32,6 +48,18 @@ class Normal(Initialiser):
         self, batches: Callable[[], Iterable[Observations]], count: int, code_dim: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n D"], SpectralBasis | None]:
         return torch.randn(count, code_dim, generator=generator) * self.std, None
+
+    def fill(
+        self,
+        pieces: Iterable[Float[Tensor, "_ D"]],
+        batches: Callable[[], Iterable[Observations]],
+        count: int,
+        code_dim: int,
+        generator: torch.Generator,
+    ) -> SpectralBasis | None:
+        for piece in pieces:
+            piece.copy_(torch.randn(piece.shape, generator=generator) * self.std)
+        return None
 
 
 class Spectral(Initialiser):

@@ -4,10 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neuralfield.errors import NeuralfieldError
+from neuralfield.files import Streamed
 from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.row_files import RowFiles
 from neuralfield.types import Latent, Observations
 
 
@@ -17,6 +20,8 @@ class LatentSource(nn.Module, ABC):
     code_dim: int
     codes: Tensor
     """[n, D]: one code for each signal of the data set."""
+    files: RowFiles | None = None
+    """Where the codes lie, of a mapped bank."""
 
     def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> SpectralBasis | None:
         """Prepare for training on the signals that `batches()` goes over in order; only a bank has something to do.
@@ -28,6 +33,26 @@ class LatentSource(nn.Module, ABC):
     def extend(self, codes: Tensor) -> None:
         """Append codes [m, D] of new signals; only a bank can."""
         raise NeuralfieldError(f"{type(self).__name__} keeps no codes of signals, so none can join it")
+
+    def hold(self, codes: Float[Tensor, "n D"], first: int = 0) -> None:
+        """Take these codes as they are, without a copy: those of the signals from `first` on; only a bank can."""
+        raise NeuralfieldError(f"{type(self).__name__} keeps no codes of signals, so none can be given to it")
+
+    def overview(self) -> Float[Tensor, "m D"]:
+        """Codes that stand for all, in order: all of them, where they lie in memory."""
+        return self.codes.detach()
+
+    def rows(self, index: Int[Tensor, " m"]) -> Float[Tensor, "m D"]:
+        """The codes of some signals."""
+        return self.codes.detach()[index.to(self.codes.device)]
+
+    def put(self, index: Int[Tensor, " m"], codes: Float[Tensor, "m D"]) -> None:
+        """Replace the codes of some signals."""
+        self.codes.data[index.to(self.codes.device)] = codes.to(self.codes)
+
+    def stored(self) -> Tensor | Streamed:
+        """The codes, as they are written into a file."""
+        return self.codes.detach()
 
     @abstractmethod
     def forward(self, observations: Observations) -> Latent:

@@ -34,6 +34,7 @@ class Curves(Signals):
     """
 
     domain = "function"
+    ids: list[str]
     held: ClassVar[tuple[str, ...]] = ("_coords", "_weight", "_normalised")
 
     def __init__(

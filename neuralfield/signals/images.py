@@ -25,6 +25,7 @@ class Images(Signals):
     """`pixels` [n, height, width, channels]: uint8 means value / 255; floats are taken as they are, finite values only."""
 
     domain = "image"
+    ids: list[str]
     held: ClassVar[tuple[str, ...]] = ("pixels", "coords")
 
     def __init__(

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,43 @@ UNKNOWN = -1
 """The label of a row that has none, where others have."""
 
 
+class Numbered(Sequence[str]):
+    """The ids "0", "1" ... of `count` signals, made when they are asked for: ten million names would fill most of a gigabyte."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, which: Any) -> Any:
+        picked = range(self._count)[which]
+        return [str(i) for i in picked] if isinstance(picked, range) else str(picked)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.isdecimal() and str(int(name)) == name and int(name) < self._count
+
+    def index(self, value: str, *between: Any) -> int:
+        if value not in self:
+            raise ValueError(f"{value} is not one of {self._count} numbers")
+        return int(value)
+
+
+def stored_ids(ids: Sequence[str]) -> Any:
+    """Ids as JSON: their list, or how many where they are numbers."""
+    return {"numbered": len(ids)} if isinstance(ids, Numbered) else list(ids)
+
+
+def read_ids(held: Any) -> Sequence[str]:
+    """What `stored_ids` wrote."""
+    return Numbered(held["numbered"]) if isinstance(held, dict) else held
+
+
 @dataclass(frozen=True)
 class Roster:
     """Ids; and, where signals have them, `labels` [n] and `frames` [n, C + 1]: centre and scale that each was normalised by."""
 
-    ids: list[str]
+    ids: Sequence[str]
     labels: Int[Tensor, " n"] | None = None
     frames: Float[Tensor, "n F"] | None = None
 

@@ -3,7 +3,7 @@
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from neuralfield.devices import room
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.registry import names, nearest, resolve
-from neuralfield.signals.roster import Roster
+from neuralfield.signals.roster import Numbered, Roster
 from neuralfield.types import Observations
 
 MESHES = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
@@ -43,7 +43,7 @@ class Signals(ABC):
 
     domain: str
     """Name of the domain that these are signals of."""
-    ids: list[str]
+    ids: Sequence[str]
     labels: Int[Tensor, " n"] | None
     frames: Float[Tensor, "n F"] | None = None
     held: ClassVar[tuple[str, ...]] = ()
@@ -59,7 +59,7 @@ class Signals(ABC):
     @property
     def roster(self) -> Roster:
         """Who they are."""
-        return Roster(list(self.ids), self.labels, self.frames)
+        return Roster(self.ids if isinstance(self.ids, Numbered) else list(self.ids), self.labels, self.frames)
 
     @property
     @abstractmethod

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.latents.bank import OVERVIEW
 from neuralfield.recipe import Part, Recipe, read_toml, recipe_names
 from neuralfield.registry import names, nearest, resolve
 from neuralfield.signals import signals as sources
@@ -16,6 +17,7 @@ WRITTEN = (
     "inference.safetensors",
     "metrics.json",
     "resume/shards-*/*",
+    "resume/bank/*",
     "resume/*",
     "figures/reconstructions.png",
     "figures/progress/*.png",
@@ -89,6 +91,21 @@ def choose_data(data: Signals | str | None, recipe: Recipe, split: str | None, l
     if signals.domain != recipe.domain.kind:
         raise UsageError(f'the data are of domain "{signals.domain}", the recipe is for "{recipe.domain.kind}"')
     return signals, recipe.model_copy(update={"signals": part})
+
+
+def check_mapped(recipe: Recipe, count: int) -> None:
+    """Refuse what needs all codes of a mapped bank in memory at once."""
+    if not recipe.latents.arguments.get("mapped"):
+        return
+    training, start = recipe.training, recipe.inference.start
+    large = count > OVERVIEW and resolve("starts", start).needs_all
+    for refused, what, remedy in (
+        (training.validation > 0, "a validation share", "training.validation=0"),
+        (training.latent_optimiser == "dense", 'the latent optimiser "dense"', "training.latent_optimiser=rows"),
+        (large, f'start "{start}", of more than {OVERVIEW} signals,', "inference.start=mean"),
+    ):
+        if refused:
+            raise UsageError(f"{what} needs all codes in memory, which latents.mapped=true avoids; say --set {remedy}")
 
 
 def completed(recipe: Recipe, signals: Signals) -> Recipe:

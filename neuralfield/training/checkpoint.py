@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import neuralfield.files as files
+from neuralfield.errors import UsageError
 from neuralfield.recipe import Model
 from neuralfield.training import shards
 from neuralfield.training.loop import Position
@@ -28,6 +29,11 @@ def newest(folder: Path) -> Position | None:
     return max(found, key=lambda position: position.steps, default=None)
 
 
+def bank_of(folder: Path) -> Path:
+    """Where a run that is being fitted keeps the files of a mapped bank."""
+    return folder / "resume" / "bank"
+
+
 def save(
     folder: Path,
     model: Model,
@@ -39,21 +45,26 @@ def save(
 ) -> None:
     """Everything that the rest of the fit depends on. `facts` are JSON (time spent, early stopping), `kept` other tensors.
 
-    Of `count` signals; several ranks share the work (shards.py).
+    Of `count` signals; several ranks share the work (shards.py). A mapped bank is not copied: its own files are flushed, and hold
+    what the checkpoint says once their undo log is rolled back.
     """
+    rows = model.source.files
+    mark = None if rows is None else rows.flushed()
     tensors: dict[str, Tensor] = {}
     skeletons = {
         "decoder": _flatten(model.decoder.state_dict(), "decoder", tensors),
-        "source": _flatten(model.source.state_dict(), "source", tensors),
+        "source": _flatten({} if mark else model.source.state_dict(), "source", tensors),
         "objective": _flatten(model.objective.state_dict(), "objective", tensors),
         "latents": _flatten(plain(optimisers.latents.state_dict()), "latents", tensors),
         "weights": _flatten(plain(optimisers.decoder.state_dict()), "weights", tensors),
         "kept": _flatten(kept, "kept", tensors),
     }
-    about = {"position": asdict(position), "facts": facts, "skeletons": skeletons}
+    about = {"position": asdict(position), "facts": facts, "skeletons": skeletons, "mapped": mark}
     if optimisers.ranks.world == 1:
         files.write_tensors(path_of(folder), tensors, about)
         shards.remove(folder)
+        if rows is not None and mark is not None:
+            rows.committed(mark)
         return
     shards.save(folder, f"shards-{position.steps}", tensors, _rows(tensors), about, count, optimisers.ranks)
     if optimisers.ranks.first:
@@ -65,10 +76,16 @@ def load(folder: Path, model: Model, optimisers: Optimisers, count: int) -> tupl
     tensors, about = _read(folder, count, optimisers.ranks)
     parts = {name: _unflatten(skeleton, tensors) for name, skeleton in about["skeletons"].items()}
     files.restore(model.decoder, parts["decoder"], path_of(folder))
-    files.restore(model.source, parts["source"], path_of(folder))
+    rows, mark = model.source.files, about.get("mapped")
+    if (rows is None) != (mark is None):
+        raise UsageError(f"{folder} was begun with latents.mapped={str(mark is not None).lower()}; resume it so")
+    if rows is None:
+        files.restore(model.source, parts["source"], path_of(folder))
     files.restore(model.objective, parts["objective"], path_of(folder))
     optimisers.latents.load_state_dict(parts["latents"])
     optimisers.decoder.load_state_dict(parts["weights"])
+    if rows is not None and mark is not None:
+        rows.roll_back(mark)
     return Position(**about["position"]), about["facts"], parts["kept"]
 
 

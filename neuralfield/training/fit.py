@@ -92,13 +92,15 @@ def fit(
     progress.stage("initialising codes")
     state = _open(chosen, signals, choose_device(ranks.device(device)), seed, folder, began, ranks)
     epochs = _epochs(state) if epochs is None else epochs
+    length: dict[str, int | float] = {"budget": budget} if budget else {"epochs_wanted": epochs}
+    early = state.model.source.files is not None  # the files of a mapped bank lie in the folder from the beginning
+    if folder is not None and early:
+        _claim(state, resume, length)
+    state.lay_out()
     if not (resume and state.restore()):
         _initialise(state, epochs)
     if folder is not None and ranks.first:
-        if not resume:
-            asked.clear(folder)
-        length = {"budget": budget} if budget else {"epochs_wanted": epochs}
-        write_recipe(folder, state.recipe, finished=False, facts={"seed": seed, **length})
+        _claim(state, resume or early, length)
     journal = Journal(folder, state.model.domain, state.signals) if folder is not None and ranks.first else None
     polished = state.recipe.training.polish != 0
     _train(state, epochs, None if budget is None else budget * (1 - POLISH_SHARE * polished), journal, progress)
@@ -110,20 +112,31 @@ def fit(
     return run or Run.load(str(folder)).to(state.model.source.codes.device)
 
 
+def _claim(state: Session, begun: bool, length: dict[str, int | float]) -> None:
+    """The folder is this fit's from now on; what another left there is removed, unless it was `begun`."""
+    assert state.folder is not None
+    if not begun:
+        asked.clear(state.folder)
+    write_recipe(state.folder, state.recipe, finished=False, facts={"seed": state.seed, **length})
+
+
 def _open(
     recipe: Recipe, signals: Signals, device: torch.device, seed: int, folder: Path | None, began: float, ranks: Ranks
 ) -> Session:
     """Build the parts for the signals that are not held out."""
     training, held_out = validation.hold_out(signals, recipe.training.validation, seed)
     recipe = asked.completed(recipe, training)
+    asked.check_mapped(recipe, len(training))
     model = build(recipe, len(training), seed)
     if ranks.world > 1:
         shared.share(model, len(training), ranks)
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
-    adam = dense_adam if recipe.training.latent_optimiser == "dense" else RowAdam
-    optimisers = Optimisers(adam(model.source.parameters()), decoder_optimiser, ranks)
+    codes = model.source.parameters()
+    dense = recipe.training.latent_optimiser == "dense"
+    adam = dense_adam(codes) if dense else RowAdam(codes, beside=model.source.files)
+    optimisers = Optimisers(adam, decoder_optimiser, ranks)
     optimisers.replays = graphs_of(model, optimisers, recipe.training, device)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(placed(training, device), recipe.training)
@@ -149,7 +162,7 @@ def _initialise(state: Session, epochs: int) -> None:
 def _begin(state: Session, epochs: int, basis: SpectralBasis | None) -> float | None:
     """Let decoder and prior begin as the linear model; returns its noise variance."""
     model = state.model
-    basis = None if basis is None else basis.to(model.source.codes.device)
+    basis = None if basis is None else basis.to(state.device)
     begun = basis is not None and model.decoder.adopt(basis)
     if not epochs and not begun:
         raise UsageError(
@@ -217,9 +230,9 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
                 loss = shared.summed(loss, ranks)
                 score = journal.epoch(state.model, position.epoch, loss, cost, probes) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)
-                if spent - last_saved > CHECKPOINT_EVERY:
-                    state.save()
-                    last_saved = spent
+            if state.due or (position.step == 0 and spent - last_saved > CHECKPOINT_EVERY):
+                state.save()
+                last_saved = spent
             if stop or (ranks.world == 1 and interrupted()):  # several ranks stop together, a step later
                 state.save()
                 raise state.interrupt()
@@ -258,6 +271,8 @@ def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
     if state.folder is not None and journal is not None:
         journal.close(state.model, run.codes.cpu())
         run.save(state.folder)
+        if state.model.source.files is not None:
+            state.model.source.files.discard()
     return run
 
 
@@ -266,6 +281,6 @@ def _scores(run: Run, signals: Signals) -> dict[str, float]:
     scores: dict[str, list[Tensor]] = {}
     for rows in torch.linspace(0, len(signals) - 1, min(SCORED, len(signals))).long().split(run.recipe.inference.batch):
         truth = glanced_at(signals.truth(rows), run.domain).to(run.device)
-        for name, values in run.domain.score(run.field(run.codes[rows.to(run.device)]), truth).items():
+        for name, values in run.domain.score(run.field(run.model.source.rows(rows)), truth).items():
             scores.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(values).nanmean().item() for name, values in scores.items()}

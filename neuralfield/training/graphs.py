@@ -197,6 +197,8 @@ def refusal(model: Model, optimisers: Optimisers) -> str | None:
         return "the objective does not say that its steps can be captured"
     if optimisers.ranks.world > 1:
         return "several ranks speak in every step"
+    if model.source.files is not None:
+        return "rows of a mapped bank come from a file in every step"
     if model.decoder.draws:
         return "the decoder draws random numbers in every step"
     if getattr(model.source, "bound", None) is not None:

@@ -20,8 +20,8 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
     """Solve all codes of the bank with the decoder frozen, starting where training left them, within `seconds` if given."""
     progress.stage("polishing codes")
     state.model.decoder.eval()
-    codes, settings, first = state.model.source.codes.data, state.recipe.inference, state.ranks.share(len(state.signals)).start
-    batches = torch.arange(len(codes)).split(settings.batch)
+    source, settings, first = state.model.source, state.recipe.inference, state.ranks.share(len(state.signals)).start
+    batches = torch.arange(len(source.codes)).split(settings.batch)
     wanted = state.recipe.training.polish
     steps = min(MOST_POLISH, max(LEAST_POLISH, round(0.8 * state.position.epoch))) if wanted is None else wanted
     if seconds is not None:
@@ -31,9 +31,10 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
     solver = state.solver(steps)
     with interruptible() as interrupted:
         for done, rows in enumerate(batches):
-            batch = thinned(state.signals.batch(first + rows), settings.points).to(codes.device)
-            estimate: Estimate = solver.solve(state.model.objective, state.model.decoder, batch, Latent(codes[rows]))
-            codes[rows] = estimate.latent.mean
+            batch = thinned(state.signals.batch(first + rows), settings.points).to(state.device)
+            start = Latent(source.rows(rows).to(state.device))
+            estimate: Estimate = solver.solve(state.model.objective, state.model.decoder, batch, start)
+            source.put(rows, estimate.latent.mean)
             progress.share((done + 1) / len(batches))
             if interrupted():
                 break
@@ -43,11 +44,11 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
 
 def _affordable(state: Session, rows: Tensor, seconds: float) -> int:
     """How many steps on one batch fit into some seconds, by timing one."""
-    batch = thinned(state.signals.batch(rows), state.recipe.inference.points).to(state.model.source.codes.device)
+    batch = thinned(state.signals.batch(rows), state.recipe.inference.points).to(state.device)
     finish = torch.cuda.synchronize if batch.values.is_cuda else (lambda: None)
     finish()
     began = time.perf_counter()
-    source = FixedCodes(state.model.source.codes[rows])  # of signals of the first rank, which decides for all
+    source = FixedCodes(state.model.source.rows(rows).to(state.device))  # of signals of the first rank, which decides for all
     state.model.objective(source, state.model.decoder, batch).total.sum().backward()
     state.model.decoder.zero_grad(set_to_none=True)
     finish()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neuralfield.inference.lbfgs import LOOKED_AT
@@ -49,15 +50,20 @@ class Session:
         """This process among those that fit together."""
         return self.optimisers.ranks
 
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder is."""
+        return next(self.model.decoder.parameters()).device
+
     def solver(self, steps: int) -> Solver:
         """The recipe's solver with so many steps, where it counts any."""
         inference = self.recipe.inference
         counted = {"steps": steps} if "steps" in inference.arguments else {}
         solver: Solver = construct("inference", inference.kind, {**inference.arguments, **counted})
-        codes = self.model.source.codes.detach()
+        codes = self.model.source.overview().to(self.device)
         if self.ranks.world > 1:  # those at which L-BFGS looks; all of them may not fit here
             codes = self.ranks.some(codes, len(self.signals), LOOKED_AT)
-        solver.prepare(self.model.objective, self.model.decoder, codes, self.model.domain.grid().to(codes.device))
+        solver.prepare(self.model.objective, self.model.decoder, codes, self.model.domain.grid().to(self.device))
         return solver
 
     def resolve(self, table: str, arguments: dict[str, Any]) -> None:
@@ -65,6 +71,24 @@ class Session:
         part = getattr(self.recipe, table)
         changed = Part(kind=part.kind, **{**part.arguments, **arguments})
         self.recipe = self.recipe.model_copy(update={table: changed})
+
+    def lay_out(self) -> None:
+        """Give the files of a mapped bank their place: those that the checkpoint speaks of, where there is one, else new ones."""
+        files = self.model.source.files
+        if files is None:
+            return
+        if self.folder is None:
+            files.reserve()
+        elif checkpoint.path_of(self.folder).exists():
+            files.reopen(checkpoint.bank_of(self.folder))
+        else:
+            files.begin(checkpoint.bank_of(self.folder))
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint should not wait for the end of the epoch."""
+        files = self.model.source.files
+        return files is not None and files.due
 
     def save(self) -> None:
         """A checkpoint, where there is a folder."""

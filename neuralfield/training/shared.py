@@ -50,7 +50,7 @@ def gather(state: Session) -> None:
         return
     codes = state.ranks.gather(state.model.source.codes, len(state.signals))
     if state.ranks.first and isinstance(state.model.source, Bank):
-        state.model.source.hold(codes, 0)
+        state.model.source.hold(codes.to(state.device))
 
 
 def summed(loss: Loss, ranks: Ranks) -> Loss:

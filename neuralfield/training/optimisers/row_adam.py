@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuralfield.latents.row_files import RowFiles
+
 
 class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba 2015) on sparse gradients of shape [n, D].
@@ -15,14 +17,26 @@ class RowAdam(torch.optim.Optimizer):
     first step .1 / sqrt(.001) = 3.2 times too long; here each row has its own count, and its momentum decays when it is met.
 
     Nothing here waits for a GPU: how many different rows there are is never asked. The rate may be a tensor on the codes' device.
+    With `beside`, the files of a mapped bank, its state is kept there, and is no part of the `state_dict`.
     """
 
     capturable: ClassVar[bool] = True
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        beside: RowFiles | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        self._beside = beside
+        if beside is not None:
+            (codes,) = (p for group in self.param_groups for p in group["params"])
+            mean, square = torch.zeros(0, codes.shape[1]), torch.zeros(0, codes.shape[1])
+            columns = beside.table("adam", [mean, square, torch.zeros(0, 1, dtype=torch.int32)])
+            self.state[codes] = dict(zip(("mean", "square", "steps"), columns, strict=True))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -31,6 +45,16 @@ class RowAdam(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     self._move(p, group["lr"], group["betas"], group["eps"])
+
+    def state_dict(self) -> dict[str, Any]:
+        whole = super().state_dict()
+        return whole if self._beside is None else {**whole, "state": {}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        held = self.state
+        super().load_state_dict(state_dict)
+        if self._beside is not None:
+            self.state = held
 
     def _move(self, p: Tensor, lr: float | Tensor, betas: tuple[float, float], eps: float) -> None:
         state = self.state[p]
