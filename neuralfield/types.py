@@ -143,7 +143,7 @@ class Latent(_Tensors):
         if self.log_std is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=generator)  # on the CPU, where the generator is, for every device
-        return self.mean + self.log_std.exp() * noise.to(self.mean)
+        return self.mean + self.log_std.exp() * sent(noise.to(self.mean.dtype), self.mean.device)
 
 
 def unchanged(predicted: Tensor) -> Tensor:

@@ -168,9 +168,9 @@ def _train(state: Session, epochs: int, seconds: float | None, journal: Journal 
         for position, loss, count in train(*arguments, state.position, state.seed, done):
             state.position = position
             points += count
-            state.facts["points_per_second"] = points / (time.perf_counter() - began)
             if looked_at(position, looks):
                 cost = _finite(loss, position)
+            state.facts["points_per_second"] = points / (time.perf_counter() - began)
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:

@@ -56,7 +56,8 @@ class Cuda:
 
     def record(self, work: Callable[[], Loss]) -> Callable[[], Loss]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        # the outer context: after a capture that fails, torch's own leaves its stream behind
+        with torch.cuda.stream(torch.cuda.current_stream(self.stream.device)), torch.cuda.graph(graph, stream=self.stream):
             loss = work()
 
         def replay() -> Loss:
