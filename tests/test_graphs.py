@@ -203,6 +203,12 @@ def test_what_cannot_be_captured_is_known_before(settings: tuple[str, ...], opti
     assert (said is None) if word is None else (said is not None and word in said)
 
 
+def test_codes_that_lie_elsewhere_are_not_captured() -> None:
+    model, optimisers = parts()
+    model.decoder.to("meta")
+    assert "different devices" in str(refusal(model, optimisers))
+
+
 def test_rates_of_captures_are_set_in_place_and_kept_as_numbers() -> None:
     _, optimisers = parts()
     make_capturable(optimisers.decoder)

@@ -198,6 +198,8 @@ def refusal(model: Model, optimisers: Optimisers) -> str | None:
         return "the objective does not say that its steps can be captured"
     if model.decoder.draws:
         return "the decoder draws random numbers in every step"
+    if {p.device for p in model.source.parameters()} != {p.device for p in model.decoder.parameters()}:
+        return "codes and decoder lie on different devices"
     if getattr(model.source, "bound", None) is not None:
         return "codes with a bound are shortened where they are looked up, which waits for the GPU"
     for optimiser in (optimisers.latents, optimisers.decoder):
