@@ -11,9 +11,10 @@ SHARE = 0.5
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device. To a GPU it goes through pinned memory, and the copy is only begun: what is computed there waits."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    if tensor.device.type != "cpu" or torch.device(device).type == "cpu":
+        return tensor.to(device)  # back from a GPU, numbers are waited for
+    pinned = tensor.pin_memory() if torch.device(device).type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 def room(device: torch.device) -> int:

@@ -68,6 +68,7 @@ class Weighted(Local):
 
     def __init__(self, offsets: Float[Tensor, "K C"], weights: Float[Tensor, " K"]) -> None:
         self.offsets, self.weights, self.points = offsets, weights, len(weights)
+        self._there: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def around(self, coords: Float[Tensor, "G N C"]) -> Float[Tensor, "G N K C"]:
         if coords.shape[-1] != self.offsets.shape[-1]:
@@ -75,10 +76,17 @@ class Weighted(Local):
                 f"{type(self).__name__} was made with coord_dim={self.offsets.shape[-1]}, "
                 f"but observations.coords have {coords.shape[-1]} coordinate dims"
             )
-        return coords[:, :, None] + self.offsets.to(coords)
+        return coords[:, :, None] + self._like(coords)[0]
 
     def combine(self, values: Float[Tensor, "*N K V"]) -> Float[Tensor, "*N V"]:
-        return einsum(values, self.weights.to(values), "... k v, k -> ... v")
+        return einsum(values, self._like(values)[1], "... k v, k -> ... v")
+
+    def _like(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and weights where a tensor is; sent there once."""
+        place = tensor.device, tensor.dtype
+        if place not in self._there:
+            self._there[place] = self.offsets.to(tensor), self.weights.to(tensor)
+        return self._there[place]
 
 
 class Average(Weighted):

@@ -37,7 +37,7 @@ GOLDEN, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF5
 def _bits(generator: torch.Generator | None, what: int, index: Int[Tensor, " B"], count: int) -> Float[Tensor, "B n"]:
     """Whole numbers below 2^53, of SplitMix64 streams that begin at a hash of (seed, what, signal)."""
     seed = int(torch.randint(2**62, ())) if generator is None else generator.initial_seed()
-    key = _mixed(_mixed(torch.tensor([seed], device=index.device)) + what)
+    key = _mixed(_mixed(torch.full((1,), seed, device=index.device)) + what)
     streams = _mixed(key + GOLDEN * index)
     places = torch.arange(1, count + 1, device=index.device).mul_(GOLDEN)
     return _shifted(_mixed(streams[:, None] + places), 11).double()

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from synthetic import TINY, balls, images, waves
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import neuralfield as nf
 from neuralfield.errors import NeuralfieldWarning
@@ -201,6 +203,12 @@ def test_what_cannot_be_captured_is_known_before(settings: tuple[str, ...], opti
     assert (said is None) if word is None else (said is not None and word in said)
 
 
+def test_codes_that_lie_elsewhere_are_not_captured() -> None:
+    model, optimisers = parts()
+    model.decoder.to("meta")
+    assert "different devices" in str(refusal(model, optimisers))
+
+
 def test_rates_of_captures_are_set_in_place_and_kept_as_numbers() -> None:
     _, optimisers = parts()
     make_capturable(optimisers.decoder)
@@ -233,10 +241,30 @@ def test_adam_takes_the_same_steps_where_it_can_be_captured(monkeypatch: pytest.
     torch.testing.assert_close(after[1], after[0], rtol=1e-5, atol=1e-6)
 
 
+class NothingWaits(TorchDispatchMode):
+    """Refuses copies from the CPU to a device that the CPU waits for."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        copied, put = torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default
+        if function in (copied, put):
+            source = args[0] if function is copied else args[1]
+            target = kwargs.get("device") if function is copied else args[0].device
+            waits = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+            crosses = target is not None and target.type != "cpu" and source.device.type == "cpu"
+            assert not (crosses and waits), f"a copy of {list(source.shape)} to {target} is waited for"
+        return function(*args, **kwargs)
+
+
 @pytest.mark.parametrize("replayed", [False, True])
 @pytest.mark.parametrize(
     ("make", "recipe", "settings"),
     [
+        (images, "image", [*TINY, "decoder.basis=siren", "training.points=20"]),
+        (images, "image", [*TINY, "measurement.kind=average", "measurement.size=0.1"]),
+        (images, "image", ["latents.code_dim=4", "decoder.kind=linear", "latents.noise=0"]),
+        (lambda: waves(own=False), "functions-joint", ["training.draw=signals", "decoder.kind=linear"]),
+        (waves, "functions-joint", ["training.draw=signals", "decoder.kind=basis"]),
         (images, "image", [*TINY, "latents.noise=0.3"]),
         (images, "image", ["latents.code_dim=4", "decoder.width=8"]),
         (waves, "functions-joint", ["training.draw=signals"]),
@@ -266,7 +294,10 @@ def test_no_step_looks_at_a_number_on_the_device(
         monkeypatch.setattr(capturable, "DEVICES", ("meta",))
         monkeypatch.setattr(ADAM, "_get_capturable_supported_devices", lambda **_: ["meta"])
     steps = train(model, optimisers, Joint(), batches, training, Position(), 0, lambda at: at.steps / 6)
-    assert sum(1 for _ in steps) == 6
+    for _ in range(4):
+        next(steps)  # captures, and what is sent once
+    with NothingWaits():
+        assert sum(1 for _ in steps) == 2
 
 
 def test_nothing_warns_where_graphs_are_not_asked_for(images: nf.Images) -> None:

@@ -56,7 +56,8 @@ class Cuda:
 
     def record(self, work: Callable[[], Loss]) -> Callable[[], Loss]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        # the outer context: after a capture that fails, torch's own leaves its stream behind
+        with torch.cuda.stream(torch.cuda.current_stream(self.stream.device)), torch.cuda.graph(graph, stream=self.stream):
             loss = work()
 
         def replay() -> Loss:
@@ -201,6 +202,8 @@ def refusal(model: Model, optimisers: Optimisers) -> str | None:
         return "rows of a mapped bank come from a file in every step"
     if model.decoder.draws:
         return "the decoder draws random numbers in every step"
+    if {p.device for p in model.source.parameters()} != {p.device for p in model.decoder.parameters()}:
+        return "codes and decoder lie on different devices"
     if getattr(model.source, "bound", None) is not None:
         return "codes with a bound are shortened where they are looked up, which waits for the GPU"
     for optimiser in (optimisers.latents, optimisers.decoder):

@@ -24,6 +24,7 @@ def make_capturable(optimiser: torch.optim.Optimizer) -> None:
             group["lr"] = torch.tensor(float(group["lr"]), device=device, dtype=torch.float64 if device.type == "cpu" else None)
             if "capturable" in group:
                 group["capturable"] = device.type in DEVICES
+                each._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # a ragged batch is no mistake
             for p in group["params"]:
                 if isinstance(steps := each.state[p].get("step") if p in each.state else None, Tensor):
                     each.state[p]["step"] = steps.to(device)
