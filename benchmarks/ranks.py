@@ -93,16 +93,23 @@ def measured(name: str, seconds: float, out: Path) -> dict[str, float]:
         # what a fit agrees on in every step
         more, _, now = ranks.total(float(count), float(loss.total.detach().sum()), ranks.first * time.perf_counter())
         if step < warm:
-            began = now
+            began, work = now, time.process_time()
             continue
         spent, points, steps = now - began, points + more, steps + 1
         if spent > seconds:
             break
+    worked = time.process_time() - work
     bucket = [torch.zeros_like(p) for p in model.decoder.parameters()]
     number = 1 + sum(p.numel() for p in bucket)
     if isinstance(decoder, nf.Muon):  # and the updates of matrices
         number += sum(p.numel() for p in bucket if p.ndim > 1 and len(p) > 1)
-    return {"rate": points / spent, "step": 1e3 * spent / steps, "bytes": 4.0 * number, "sum": _summing(bucket, ranks)}
+    return {
+        "rate": points / spent,
+        "step": 1e3 * spent / steps,
+        "cpu": 1e3 * worked / steps,
+        "bytes": 4.0 * number,
+        "sum": _summing(bucket, ranks),
+    }
 
 
 def _summing(bucket: list[Tensor], ranks: Ranks) -> float:
@@ -133,13 +140,24 @@ def compare(report: Report, repeats: int, seconds: float) -> None:
         gain = statistics.median(pair[1]["rate"] / pair[0]["rate"] for pair in pairs)
         worst = min(worst, gain)
         rate = [f"{each['rate'] / 1e3:.0f}" for each in (one, two)]
-        rows.append([name, *rate, f"{gain:.2f}", f"{two['step']:.1f}", f"{two['bytes'] / 1024:.0f}", f"{two['sum']:.2f}"])
+        rows.append(
+            [
+                name,
+                *rate,
+                f"{gain:.2f}",
+                f"{two['step']:.1f}",
+                f"{one['cpu']:.1f} / {two['cpu']:.1f}",
+                f"{two['bytes'] / 1024:.0f}",
+                f"{two['sum']:.2f}",
+            ]
+        )
     head = [
         "fit",
         "1 rank, k points/s",
         "2 ranks, k points/s",
         "gain",
         "step of 2, ms",
+        "CPU ms of a step: 1 / each of 2",
         "summed in a step, KiB",
         "sum of gradients alone, ms",
     ]
