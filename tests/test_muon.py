@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuralfield.training.optimisers.muon import Muon, orthogonalised
+from neuralfield.training.optimisers.muon import Muon, _shared_out, orthogonalised
 
 SHAPES = [(8, 32), (32, 8), (4, 100), (16, 24), (2, 2)]
 
@@ -126,3 +126,14 @@ def test_parameters_without_a_gradient_stay() -> None:
     optimiser = Muon(model.parameters(), lr=0.1)
     step(model, optimiser, 0)
     assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_ranks_share_out_all_matrices_and_none_has_more_than_its_part_and_the_largest(world: int) -> None:
+    matrices = [torch.zeros(shape) for shape in ((512, 64), (128, 67), (128, 128), (128, 128), (128, 128), (3, 128))]
+    work = [matrix.numel() * min(matrix.shape) for matrix in matrices]
+    owners = _shared_out(matrices, world)
+    assert len(owners) == len(matrices)
+    assert set(owners) <= set(range(world))
+    busy = [sum(each for each, owner in zip(work, owners, strict=True) if owner == rank) for rank in range(world)]
+    assert max(busy) <= sum(work) / world + max(work)  # as of any list that is given out to who has least

@@ -23,6 +23,7 @@ from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import PROBES, Journal
 from neuralfield.training.loop import Position, train
 from neuralfield.training.optimisers.dense_adam import dense_adam
+from neuralfield.training.optimisers.muon import Muon
 from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress, Report
@@ -133,6 +134,8 @@ def _open(
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
+    if isinstance(decoder_optimiser, Muon):
+        decoder_optimiser.ranks = ranks
     codes = model.source.parameters()
     dense = recipe.training.latent_optimiser == "dense"
     adam = dense_adam(codes) if dense else RowAdam(codes, beside=model.source.files)

@@ -51,16 +51,26 @@ class Ranks:
         own = self.share(count)
         return (signals >= own.start) & (signals < own.stop)
 
-    def average(self, tensors: Sequence[Tensor], weight: int) -> None:
-        """Replace each tensor by its mean over the ranks, weighed by `weight`: one sum of one flat bucket."""
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks: one sum of one flat bucket."""
         if self.world == 1 or not tensors:
             return
-        bucket = torch.cat([*(tensor.reshape(-1) for tensor in tensors), tensors[0].new_ones(1)]).mul_(weight)
+        bucket = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with answering():
             dist.all_reduce(bucket)
-        *means, _ = bucket.div_(bucket[-1].clone()).split([*(tensor.numel() for tensor in tensors), 1])
-        for tensor, mean in zip(tensors, means, strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        for tensor, sums in zip(tensors, bucket.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(sums.view_as(tensor))
+
+    def average(self, tensors: Sequence[Tensor], weight: int) -> None:
+        """Replace each tensor by its mean over the ranks, weighed by `weight`, by one sum of all."""
+        if self.world == 1 or not tensors:
+            return
+        total = tensors[0].new_full((1,), weight)
+        for tensor in tensors:
+            tensor.mul_(weight)
+        self.add([*tensors, total])
+        for tensor in tensors:
+            tensor.div_(total)
 
     def total(self, *numbers: float) -> list[float]:
         """Sums over the ranks, in float64."""

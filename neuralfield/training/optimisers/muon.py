@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from neuralfield.training.ranks import ALONE, Ranks
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Newton-Schulz coefficients of the source: steepest slope at 0 while singular values stay within about 0.7 to 1.2."""
@@ -18,10 +21,12 @@ ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Kernels of convolutions [in, out, ...] count as matrices [in, out ...]; vectors and single rows get Adam.
 
-    The rate may be a number, or a tensor on the parameters' device.
+    The rate may be a number, or a tensor on the parameters' device. Each of several `ranks` makes some of the updates orthogonal,
+    and all get them: most of the work is there.
     """
 
     capturable: ClassVar[bool] = True
+    ranks: Ranks = ALONE
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -32,9 +37,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and _is_matrix(p):
-                    self._move(p, group["lr"], group["momentum"])
+            self._move([p for p in group["params"] if p.grad is not None and _is_matrix(p)], group["lr"], group["momentum"])
             if self._adam:
                 self._adam.param_groups[0]["lr"] = group["lr"]
         if self._adam:
@@ -53,13 +56,31 @@ class Muon(torch.optim.Optimizer):
         """The optimisers that it is made of."""
         return [self._adam] if self._adam else []
 
-    def _move(self, p: Tensor, lr: float | Tensor, momentum: float) -> None:
+    def _move(self, matrices: list[Tensor], lr: float | Tensor, momentum: float) -> None:
+        steps = [self._step(p, momentum) for p in matrices]
+        owners = _shared_out(steps, self.ranks.world)
+        for rank, step in zip(owners, steps, strict=True):
+            step.copy_(orthogonalised(step)) if rank == self.ranks.rank else step.zero_()
+        self.ranks.add(steps)
+        for p, step in zip(matrices, steps, strict=True):
+            p.sub_(step.view_as(p) * (lr * (0.2 * max(step.shape) ** 0.5)))
+
+    def _step(self, p: Tensor, momentum: float) -> Float[Tensor, "m n"]:
+        """Where the gradient and its average point."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"].lerp_(p.grad, 1 - momentum)
-        update = orthogonalised(p.grad.lerp(average, momentum).flatten(1))  # type: ignore[union-attr]
-        p.sub_(update.view_as(p) * (lr * (0.2 * max(update.shape) ** 0.5)))
+        return p.grad.lerp(average, momentum).flatten(1)  # type: ignore[union-attr]
+
+
+def _shared_out(matrices: list[Tensor], world: int) -> list[int]:
+    """A rank for each matrix, the largest first to who has least to do."""
+    owners, busy = [0] * len(matrices), [0] * world
+    for i in sorted(range(len(matrices)), key=lambda i: -matrices[i].numel() * min(matrices[i].shape)):
+        owners[i] = busy.index(min(busy))
+        busy[owners[i]] += matrices[i].numel() * min(matrices[i].shape)
+    return owners
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
