@@ -20,6 +20,7 @@ from synthetic import TINY, balls, images, waves  # noqa: E402
 import neuralfield.files as files  # noqa: E402
 from neuralfield.cli.main import main  # noqa: E402
 from neuralfield.training import fit as fitting  # noqa: E402
+from neuralfield.training import running
 from neuralfield.training.schedules.joint import Joint  # noqa: E402
 
 JOINT = ["latents.code_dim=3", "decoder.width=8", "decoder.depth=2", "training.batch=6", "training.epochs=none"]
@@ -90,7 +91,7 @@ def on_ranks(world: int, work: Any, *words: Any, within: float = 60.0) -> Ended:
 
 def fit(out: Path, job: str, stop: tuple[int, int, int] | None = None, resume: bool = False, every: float = 0.0) -> None:
     """One rank of a fit; `stop` (rank, step, signal): what a rank sends to itself in a step. Errors are said as by nf."""
-    fitting.CHECKPOINT_EVERY = every
+    running.CHECKPOINT_EVERY = every
     if stop is not None and stop[0] == int(os.environ["RANK"]):
         _watch(*stop[1:])
     given = {"resume": True, "data": arguments(job)["data"]} if resume else arguments(job)

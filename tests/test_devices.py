@@ -13,8 +13,8 @@ from neuralfield.decoders.reading import exact
 from neuralfield.recipe import Training
 from neuralfield.signals.signals import Signals, placed
 from neuralfield.training.batches import BySamples, batches_of
-from neuralfield.training.fit import LOOK_EVERY, looked_at
 from neuralfield.training.loop import Position
+from neuralfield.training.running import LOOK_EVERY, looked_at
 from neuralfield.types import Observations
 
 

@@ -19,7 +19,7 @@ from neuralfield.errors import NeuralfieldWarning
 from neuralfield.recipe import Model, Recipe, Training, build
 from neuralfield.registry import resolve
 from neuralfield.signals.signals import Signals
-from neuralfield.training import fit, graphs
+from neuralfield.training import graphs, opening
 from neuralfield.training.batches import batches_of
 from neuralfield.training.graphs import MOST, WARM, Graphs, refusal
 from neuralfield.training.interrupt import InterruptedFitError
@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Callable[[], Signals], str, list[str]]] = {
 def fitted(case: str, replays: Graphs | None, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> nf.Run:
     """The run of a case; None: as a fit is on a CPU."""
     if replays is not None:
-        monkeypatch.setattr(fit, "graphs_of", lambda *_: replays)
+        monkeypatch.setattr(opening, "graphs_of", lambda *_: replays)
     make, recipe, settings = CASES[case]
     run: nf.Run = nf.fit(make(), recipe=recipe, settings=settings, **{"epochs": 6, "device": "cpu", **arguments})  # type: ignore[arg-type]
     monkeypatch.undo()
@@ -160,7 +160,7 @@ def test_a_replayed_fit_goes_on_without_replays_and_the_other_way_round(
     with pytest.raises(InterruptedFitError):
         fitted(case, Graphs(Called(), size) if replayed_first else None, monkeypatch, out=folder, progress=Stopping(10))
     recorder = Called()
-    monkeypatch.setattr(fit, "graphs_of", lambda *_: None if replayed_first else Graphs(recorder, size))
+    monkeypatch.setattr(opening, "graphs_of", lambda *_: None if replayed_first else Graphs(recorder, size))
     resumed = nf.fit(CASES[case][0](), out=folder, resume=True, device="cpu")
     assert bool(recorder.replayed) != replayed_first
     monkeypatch.undo()

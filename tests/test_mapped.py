@@ -255,8 +255,8 @@ sys.path.insert(0, {tests!r})
 from synthetic import images
 import neuralfield.files as files
 from neuralfield.latents import row_files, undo
-from neuralfield.training import fit
-fit.CHECKPOINT_EVERY, row_files.BUDGET = 0.0, 0
+from neuralfield.training import running
+running.CHECKPOINT_EVERY, row_files.BUDGET = 0.0, 0
 left = {moment}
 def counted(function):
     def call(*arguments, **named):

@@ -223,9 +223,9 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from synthetic import TINY, images
-from neuralfield.training import fit
+from neuralfield.training import running
 from neuralfield.training.progress import Progress
-fit.CHECKPOINT_EVERY = 0.0
+running.CHECKPOINT_EVERY = 0.0
 class Dying(Progress):
     left = 5
     def report(self, report):
