@@ -20,7 +20,7 @@ from synthetic import TINY, balls, images, waves  # noqa: E402
 import neuralfield.files as files  # noqa: E402
 from neuralfield.cli.main import main  # noqa: E402
 from neuralfield.training import fit as fitting  # noqa: E402
-from neuralfield.training import running
+from neuralfield.training import running  # noqa: E402
 from neuralfield.training.schedules.joint import Joint  # noqa: E402
 
 JOINT = ["latents.code_dim=3", "decoder.width=8", "decoder.depth=2", "training.batch=6", "training.epochs=none"]
