@@ -62,6 +62,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "auto": "neuralfield.kernels.kernel:Auto",
         "cpu": "neuralfield.kernels.cpu:CPU",
         "reference": "neuralfield.kernels.reference:Reference",
+        "triton": "neuralfield.kernels.fused:Triton",
     },
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",

@@ -77,7 +77,7 @@ class Kernel(ABC):
         return self.values(network, inputs)
 
 
-PREFERRED = ("cpu", "reference")
+PREFERRED = ("triton", "cpu", "reference")
 """What `auto` tries, in this order. (tinycudann takes plain networks alone, in half precision: it must be asked for.)"""
 
 
