@@ -17,7 +17,7 @@ def backward(
     FEATURES: tl.constexpr, NARROW: tl.constexpr, VALUES: tl.constexpr, WIDTH: tl.constexpr,
     ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SCALED: tl.constexpr, AGAIN: tl.constexpr, TO_INPUTS: tl.constexpr,
     TO_WEIGHTS: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip # noqa: N803
+):  # fmt: skip
     """Sums over a tile's points, [B, tiles, ...]: to_shifts and to_scales [L, WIDTH], to_out [V, WIDTH], to_entering [L, F, WIDTH].
 
     Of single points: to_inputs [B, N, F], which begins as 0, and deltas [L, B, N, WIDTH], the gradients by what `kept` holds.
@@ -34,6 +34,8 @@ def backward(
         scales += signal * conditioning_step
         to_scales += program * depth * WIDTH
     to_shifts += program * depth * WIDTH
+    to_inputs += signal * points * FEATURES
+    to_entering += program * (depth if AGAIN else 1) * FEATURES * WIDTH
     block = rows[:, None] * WIDTH + columns[None, :]
     start = signal * points * WIDTH
     layer_step = signals.to(tl.int64) * points * WIDTH
@@ -42,47 +44,72 @@ def backward(
     for v in tl.static_range(VALUES):
         g = tl.load(gradient + (signal * points + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
         delta += g[:, None] * tl.load(out_weight + v * WIDTH + columns)[None, :]
-    for step in range(0, depth):
-        layer = depth - 1 - step
-        at = layer * WIDTH + columns
-        if NARROW:
-            if layer == 0:  # coordinates are multiplied again: a first product in half precision would be off by .1 radians
-                product = entered(
-                    tl.zeros((TILE, WIDTH), tl.float32), inputs, entering, rows, inside, columns,
-                    FEATURES, NARROW, WIDTH, DTYPE, INTERPRETED,
-                )  # fmt: skip
-            else:
-                held = kept + (layer - 1) * layer_step + start + block
-                product = tl.load(held, mask=inside[:, None], other=0.0).to(tl.float32)
+    if TO_WEIGHTS:
+        if depth == 1 and NARROW:
+            product = _first(inputs, entering, rows, inside, columns, FEATURES, WIDTH, TILE, DTYPE, INTERPRETED)
         else:
-            product = tl.load(kept + layer * layer_step + start + block, mask=inside[:, None], other=0.0).to(tl.float32)
-        before = conditioned(product, scales, shifts, at, SCALED)
-        if TO_WEIGHTS:
-            if step == 0:
-                h = activated(before, ACTIVATION, SLOPE)
-                for v in tl.static_range(VALUES):
-                    g = tl.load(gradient + (signal * points + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
-                    tl.store(to_out + (program * VALUES + v) * WIDTH + columns, tl.sum(g[:, None] * h, 0))
-        delta *= steepness(before, ACTIVATION, SLOPE)
-        tl.store(to_shifts + at, tl.sum(delta, 0))
-        if SCALED:
-            tl.store(to_scales + at, tl.sum(delta * product, 0))
-            delta *= tl.load(scales + at)[None, :]
-        enters = layer == 0
+            product = _held(kept + (depth - 1 - NARROW) * layer_step + start + block, inside)
+        h = activated(conditioned(product, scales, shifts, (depth - 1) * WIDTH + columns, SCALED), ACTIVATION, SLOPE)
+        for v in tl.static_range(VALUES):
+            g = tl.load(gradient + (signal * points + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
+            tl.store(to_out + (program * VALUES + v) * WIDTH + columns, tl.sum(g[:, None] * h, 0))
+    for step in range(0, depth - 1):
+        layer = depth - 1 - step
+        product = _held(kept + (layer - NARROW) * layer_step + start + block, inside)
+        delta = _pulled(delta, product, to_shifts, to_scales, scales, shifts, layer * WIDTH + columns, ACTIVATION, SLOPE, SCALED)
         if AGAIN:
-            enters = enters | (((again >> layer) & 1) == 1)
-        if enters:
-            _to_entries(
-                to_inputs + signal * points * FEATURES, to_entering + (program * (depth if AGAIN else 1) + layer) * FEATURES * WIDTH,
-                delta, inputs, entering + layer * FEATURES * WIDTH, rows, inside, columns,
-                FEATURES, NARROW, WIDTH, TO_INPUTS, TO_WEIGHTS, DTYPE, INTERPRETED,
-            )  # fmt: skip
+            if (again >> layer) & 1:
+                _to_entries(
+                    to_inputs, to_entering + layer * FEATURES * WIDTH, delta, inputs, entering + layer * FEATURES * WIDTH,
+                    rows, inside, columns, FEATURES, NARROW, WIDTH, TO_INPUTS, TO_WEIGHTS, DTYPE, INTERPRETED,
+                )  # fmt: skip
         if TO_WEIGHTS:
-            if layer >= NARROW:
-                tl.store(deltas + (layer - NARROW) * layer_step + start + block, delta.to(DTYPE), mask=inside[:, None])
-        if layer > 0:
-            matrix = weights + (layer - 1) * WIDTH * WIDTH
-            delta = through(delta.to(DTYPE), matrix, scratch + start, rows, inside, columns, WIDTH, 1, WIDTH, CHUNK, INTERPRETED)
+            tl.store(deltas + (layer - NARROW) * layer_step + start + block, delta.to(DTYPE), mask=inside[:, None])
+        matrix = weights + (layer - 1) * WIDTH * WIDTH
+        delta = through(delta.to(DTYPE), matrix, scratch + start, rows, inside, columns, WIDTH, 1, WIDTH, CHUNK, INTERPRETED)
+    if NARROW:  # coordinates are multiplied again: a first product in half precision would be off by .1 radians
+        product = _first(inputs, entering, rows, inside, columns, FEATURES, WIDTH, TILE, DTYPE, INTERPRETED)
+    else:
+        product = _held(kept + start + block, inside)
+    delta = _pulled(delta, product, to_shifts, to_scales, scales, shifts, columns, ACTIVATION, SLOPE, SCALED)
+    _to_entries(
+        to_inputs, to_entering, delta, inputs, entering,
+        rows, inside, columns, FEATURES, NARROW, WIDTH, TO_INPUTS, TO_WEIGHTS, DTYPE, INTERPRETED,
+    )  # fmt: skip
+    if TO_WEIGHTS and not NARROW:
+        tl.store(deltas + start + block, delta.to(DTYPE), mask=inside[:, None])
+
+
+@triton.jit
+@no_type_check
+def _held(kept, inside):
+    return tl.load(kept, mask=inside[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+@no_type_check
+def _first(
+    inputs, entering, rows, inside, columns,
+    FEATURES: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """The first layer's product, of coordinates."""
+    zeros = tl.zeros((TILE, WIDTH), tl.float32)
+    return entered(zeros, inputs, entering, rows, inside, columns, FEATURES, True, WIDTH, DTYPE, INTERPRETED)
+
+
+@triton.jit
+@no_type_check
+def _pulled(
+    delta, product, to_shifts, to_scales, scales, shifts, at,
+    ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """The gradient by a layer's product from that by its activation; the sums over this tile's points are written on the way."""
+    delta *= steepness(conditioned(product, scales, shifts, at, SCALED), ACTIVATION, SLOPE)
+    tl.store(to_shifts + at, tl.sum(delta, 0))
+    if SCALED:
+        tl.store(to_scales + at, tl.sum(delta * product, 0))
+        delta *= tl.load(scales + at)[None, :]
+    return delta
 
 
 @triton.jit
@@ -91,7 +118,7 @@ def _to_entries(
     to_inputs, to_entering, delta, inputs, entering, rows, inside, columns,
     FEATURES: tl.constexpr, NARROW: tl.constexpr, WIDTH: tl.constexpr, TO_INPUTS: tl.constexpr, TO_WEIGHTS: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip # noqa: N803
+):  # fmt: skip
     """Where inputs x enter a layer by U: adds delta U to their gradient; of coordinates, writes delta' x of this tile."""
     if NARROW:
         for f in tl.static_range(FEATURES):
@@ -122,7 +149,7 @@ def outer(
     FEATURES: tl.constexpr, NARROW: tl.constexpr, WIDTH: tl.constexpr, SOURCE: tl.constexpr,
     ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SCALED: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr,
     POINTS: tl.constexpr, SIDE: tl.constexpr, ACROSS: tl.constexpr,
-):  # fmt: skip # noqa: N803
+):  # fmt: skip
     """delta_l' x over every `splits`-th part of all points, for layers l = first, ...: [splits, layers, WIDTH, columns of x].
 
     x is h_(l-1), made from the kept products ("kept") or the coordinates ("first"), or the inputs themselves ("inputs").

@@ -16,7 +16,7 @@ def forward(
     FEATURES: tl.constexpr, NARROW: tl.constexpr, VALUES: tl.constexpr, WIDTH: tl.constexpr,
     ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SCALED: tl.constexpr, AGAIN: tl.constexpr, KEEPS: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip # noqa: N803
+):  # fmt: skip
     """values [B, N, V]; kept [L, B, N, WIDTH] are the products W h + U x, without a first one of coordinates.
 
     Steps lead from one signal to the next, and are 0 where signals share. Bit l of `again` says that inputs enter layer l again.

@@ -127,7 +127,7 @@ def _outer(plan: Plan, network: Packed, kept: Any, deltas: Any, source: str, fir
     outer[(tiles, splits, layers)](
         result, deltas, kept, network.inputs, network.entering, network.scales, network.shifts,
         network.points, network.signals, first, splits, *network.steps,
-        **_constants(plan, network), SOURCE=source, POINTS=POINTS, SIDE=side, ACROSS=across, num_warps=4, num_stages=2,
+        **_constants(plan, network), SOURCE=source, POINTS=POINTS, SIDE=side, ACROSS=across, num_warps=4, num_stages=2, enable_fp_fusion=True,
     )  # fmt: skip
     return result.sum(0)
 
@@ -164,4 +164,10 @@ def _constants(plan: Plan, network: Packed) -> dict[str, Any]:
 
 
 def _launched(block: Block) -> dict[str, int]:
-    return {"TILE": block.tile, "CHUNK": block.chunk, "num_warps": block.warps, "num_stages": block.stages}
+    return {
+        "TILE": block.tile,
+        "CHUNK": block.chunk,
+        "num_warps": block.warps,
+        "num_stages": block.stages,
+        "enable_fp_fusion": True,
+    }

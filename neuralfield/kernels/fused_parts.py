@@ -46,7 +46,7 @@ def cosine(x):
 
 @triton.jit
 @no_type_check
-def activated(x, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):  # noqa: N803
+def activated(x, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
     """activation(x)."""
     if ACTIVATION == "sine":
         return sine(x)
@@ -60,7 +60,7 @@ def activated(x, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):  # noqa: N803
 
 @triton.jit
 @no_type_check
-def steepness(x, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):  # noqa: N803
+def steepness(x, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
     """activation'(x)."""
     if ACTIVATION == "sine":
         return cosine(x)
@@ -75,7 +75,7 @@ def steepness(x, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):  # noqa: N803
 
 @triton.jit
 @no_type_check
-def conditioned(product, scales, shifts, at, SCALED: tl.constexpr):  # noqa: N803
+def conditioned(product, scales, shifts, at, SCALED: tl.constexpr):
     """scale product + shift, with the numbers at `at`."""
     shift = tl.load(shifts + at)[None, :]
     if SCALED:
@@ -86,7 +86,7 @@ def conditioned(product, scales, shifts, at, SCALED: tl.constexpr):  # noqa: N80
 
 @triton.jit
 @no_type_check
-def dot(a, b, accumulator, INTERPRETED: tl.constexpr):  # noqa: N803
+def dot(a, b, accumulator, INTERPRETED: tl.constexpr):
     """accumulator + a b, in float32. The interpreter multiplies the bits of bfloat16 as integers, so it gets float32."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -98,7 +98,7 @@ def dot(a, b, accumulator, INTERPRETED: tl.constexpr):  # noqa: N803
 def entered(
     accumulator, inputs, entering, rows, inside, columns,
     FEATURES: tl.constexpr, NARROW: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip # noqa: N803
+):  # fmt: skip
     """accumulator + inputs U', where `entering` [F, WIDTH] is U': exact for coordinates, 16 features at a time for many."""
     if NARROW:
         for f in tl.static_range(FEATURES):
@@ -119,7 +119,7 @@ def entered(
 def through(
     h, matrix, scratch, rows, inside, columns,
     K_STEP: tl.constexpr, N_STEP: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip # noqa: N803
+):  # fmt: skip
     """h M, where M[k, n] is at `matrix` + k K_STEP + n N_STEP.
 
     The matrix is in shared memory as a whole, or CHUNK of its rows at a time; h then goes through `scratch` [N, WIDTH], which stays in the
