@@ -40,9 +40,6 @@ class Sizes:
     probes: int = 4096
     file: int = 24_576
     """Samples in a file of the faithful form: as many as our own source keeps."""
-    repeats: int = 7
-    sides: tuple[tuple[int, int, int, int], ...] = ((512, 8, 256, 4), (128, 4, 64, 2))
-    """(width, depth, latent, skip) of the networks that steps are timed of."""
     adam_steps: int = 800
     adam_seconds: float = 120.0
     """CPU seconds for DeepSDF's search over all shapes of a set; as many shapes as fit in."""
@@ -69,8 +66,6 @@ QUICK = Sizes(
     settings=("training.steps=60",),
     probes=512,
     file=4096,
-    repeats=2,
-    sides=((128, 8, 32, 4), (128, 4, 64, 2)),
     adam_steps=20,
     adam_seconds=4.0,
     surface=3000,

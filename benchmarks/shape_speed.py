@@ -1,8 +1,8 @@
 """Shapes: how fast, how good, against DeepSDF, the nearest training shape, dense grids and trimesh, in one run, on one thread.
 
     python benchmarks/shape_speed.py                          everything, one to two hours
-    python benchmarks/shape_speed.py --parts training,steps   some; the others are reconstruction, generalise, completion,
-                                                              meshing, sampling, singles
+    python benchmarks/shape_speed.py --parts training,singles some; the others are reconstruction, generalise, completion,
+                                                              meshing, sampling
     python benchmarks/shape_speed.py --quick                  tries the script itself, with figures that mean nothing
 
 Each part prints its tables and targets as soon as it is done; --out FILE keeps them too, part by part.
@@ -19,11 +19,10 @@ from shape_completion import completion
 from shape_geometry import meshing, sampling
 from shape_inference import generalise, reconstruction, singles
 from shape_measures import QUICK, Report, Sizes
-from shape_training import steps, training
+from shape_training import training
 
 PARTS: dict[str, Callable[[Sizes, Report], None]] = {
     "training": training,
-    "steps": steps,
     "reconstruction": reconstruction,
     "generalise": generalise,
     "completion": completion,

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm as normed
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.layers import Activation, FourierFeatures, Linears
 from neuralfield.kernels.kernel import Kernel, Network
+from neuralfield.kernels.reference import full_precision
 from neuralfield.registry import resolve
 
 
@@ -68,7 +69,7 @@ class Concat(Decoder):
 
     def condition(self, z: Float[Tensor, "B D"]) -> list[Float[Tensor, "B 1 _"]]:
         parts = [(self._split(layer)[1], self.layers[layer].bias) for layer in self.entries]
-        return [linear(z, weight, bias)[:, None] for weight, bias in parts]
+        return [full_precision(linear, z, weight, bias)[:, None] for weight, bias in parts]
 
     def evaluate(self, conditioning: list[Tensor], coords: Float[Tensor, "G N C"]) -> Float[Tensor, "B N V"]:
         weights, again, shifts = [], [], []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.layers import FourierFeatures, Linears
 from neuralfield.kernels.kernel import Kernel, Network
+from neuralfield.kernels.reference import full_precision
 from neuralfield.registry import resolve
 
 
@@ -58,7 +59,9 @@ class Modulated(Decoder):
             self._initialise_siren(coord_dim)
 
     def condition(self, z: Float[Tensor, "B D"]) -> dict[str, list[Float[Tensor, "B 1 width"]]]:
-        modulation = rearrange(self.modulate(z), "b (layer k width) -> k layer b 1 width", layer=self.depth, width=self.width)
+        modulation = rearrange(
+            full_precision(self.modulate, z), "b (layer k width) -> k layer b 1 width", layer=self.depth, width=self.width
+        )
         shift = {"shift": list(modulation[0])}
         return shift if self.modulation == "shift" else {**shift, "scale": list(1 + modulation[1])}
 

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import leaky_relu, pad, silu
 
 from neuralfield.kernels.kernel import Kernel, Network, differentiated_by_functorch
+from neuralfield.kernels.memory import keep_freed_memory
 from neuralfield.kernels.reference import SLOPE
 
 THREADS = 2
@@ -29,6 +30,9 @@ class CPU(Kernel):
     """Float32 and float64 in a processor's memory."""
 
     name = "cpu"
+
+    def __init__(self) -> None:
+        keep_freed_memory()
 
     def refusal(self, network: Network, inputs: Float[Tensor, "G N F"]) -> str | None:
         if inputs.device.type != "cpu":
@@ -101,8 +105,8 @@ def _network(activation: str, depth: int, tensors: Any) -> tuple[Network, Tensor
 class _Kept(NamedTuple):
     """Of a layer: W h + U x where a scale is multiplied with it, what the activation's slope needs, and its value."""
 
-    product: Tensor | None
-    needed: Tensor | None
+    product: Any
+    needed: Any
     after: Tensor
 
 
@@ -239,7 +243,7 @@ class _Activation:
     value: Callable[[Tensor], Tensor]
     both: Callable[[Tensor], tuple[Tensor | None, Tensor]]
     """(what the slope needs beside the value, value)."""
-    pull: Callable[[Tensor, Tensor | None, Tensor], Tensor]
+    pull: Callable[[Tensor, Any, Tensor], Tensor]
     """(delta, those two) -> delta times the slope."""
 
 
