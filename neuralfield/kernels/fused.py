@@ -1,7 +1,7 @@
 """The whole network in one kernel on NVIDIA GPUs, by Triton: a tile of points goes through all layers without leaving the chip.
 
-The backward pass goes back through the layers in one kernel as well, and sums gradients of conditioning over points where they arise: of a
-search for codes nothing else is written. Weights' gradients are products over all points, in a kernel of their own.
+The backward pass goes back through the layers in one kernel as well, and sums gradients of conditioning over points where they
+arise: a search for codes writes nothing else. Gradients of weights are products over all points, in a kernel of their own.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""The fused backward pass, in Triton: one program for a tile of one signal's points, back through all layers; and weight gradients."""
+"""The fused backward pass, in Triton: one program takes a tile of one signal's points back through all layers. `outer`: weights."""
 
 from typing import no_type_check
 

@@ -1,4 +1,9 @@
-"""How large the blocks of the fused kernels are, for each width and number type."""
+"""How large the blocks of the fused kernels are, for each width and number type.
+
+A program holds two or three blocks [tile, width] of float32 in registers, of which a thread has 255: 64 numbers of each block for
+each thread are the most that does not spill (compiled for compute capabilities 8.0 and 9.0: tests/test_fused_compiled.py). Wider
+layers have more threads and smaller tiles. Matrices take less than 100 KB of shared memory, which every GPU since Ampere has.
+"""
 
 from typing import Literal, NamedTuple
 
@@ -9,28 +14,33 @@ class Block(NamedTuple):
     """One program's."""
 
     tile: int
-    """Points."""
+    """Points: 64 or more for bfloat16 and float16, or Hopper's large matrix instructions are not used."""
     chunk: int
     """Rows of a layer's matrix that are in shared memory at a time."""
     warps: int
+    """32 threads each."""
     stages: int = 1
     """Chunks under way at once."""
 
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """What Triton is told. A product and a sum are one instruction: Triton's own default of that changes with its version."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
-HALF = {32: Block(128, 32, 4), 64: Block(128, 64, 4), 128: Block(64, 128, 4), 256: Block(64, 256, 8)}
-SMALL = {**HALF, 256: Block(64, 64, 8)}
-FULL = {32: Block(64, 32, 4), 64: Block(64, 16, 4), 128: Block(64, 16, 8), 256: Block(32, 16, 8)}
 
-POINTS = 64
-"""Of one step of a product over all points."""
-ACROSS = 64
-"""Side of its tiles."""
+HALF = {
+    "forward": {32: Block(128, 32, 4), 64: Block(128, 64, 4), 128: Block(64, 128, 4), 256: Block(64, 64, 16, 2)},
+    "backward": {32: Block(64, 32, 4), 64: Block(64, 64, 4), 128: Block(64, 128, 8), 256: Block(64, 64, 16, 2)},
+}
+FULL = {32: Block(64, 32, 4), 64: Block(32, 16, 4), 128: Block(32, 16, 8), 256: Block(16, 16, 8)}
+"""Float32 has no matrix instructions: 16 rows of a matrix are multiplied at a time, or a thread's parts of both factors spill."""
+
+OUTER = {torch.float32: Block(16, 64, 4, 2), torch.bfloat16: Block(64, 64, 4, 2), torch.float16: Block(64, 64, 4, 2)}
+"""Of products over all points: `tile` points at a time, for `chunk` x `chunk` numbers of the result."""
 PROGRAMS = 264
-"""Two for each of the 132 processors of an H100."""
+"""That many at least share the points: two for each of the 132 processors of an H100."""
 
 
-def blocks(direction: Literal["forward", "backward"], width: int, dtype: torch.dtype, device: torch.device) -> Block:
-    """Those for a device with its shared memory."""
-    if dtype == torch.float32:
-        return FULL[width]
-    return HALF[width]
+def blocks(direction: Literal["forward", "backward"], width: int, dtype: torch.dtype) -> Block:
+    """Those of one program."""
+    return FULL[width] if dtype == torch.float32 else HALF[direction][width]

@@ -1,4 +1,4 @@
-"""Launches of the fused kernels, and what torch's autograd is told of them. Imports Triton: `fused.py` loads it when it is first needed."""
+"""Launches of the fused kernels, and what torch's autograd is told of them. Imports Triton, so `fused.py` loads it when needed."""
 
 from typing import Any
 
@@ -8,33 +8,32 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from neuralfield.errors import NeuralfieldError
 from neuralfield.kernels.fused_backward import backward, outer
-from neuralfield.kernels.fused_blocks import ACROSS, POINTS, PROGRAMS, Block, blocks
+from neuralfield.kernels.fused_blocks import OUTER, PROGRAMS, Block, blocks
 from neuralfield.kernels.fused_forward import forward
 from neuralfield.kernels.fused_network import Packed, Plan
+from neuralfield.kernels.kernel import differentiable_once
 from neuralfield.kernels.reference import SLOPE
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 INTERPRETED = triton.knobs.runtime.interpret
-Gradients = tuple[Tensor | None, ...]
 
 
 def evaluated(plan: Plan, network: Packed, kept: Tensor | None = None) -> Float[Tensor, "B N V"]:
     """The values; `kept`, if given, is filled with what `backward` needs."""
-    block = blocks("forward", network.width, plan.dtype, network.inputs.device)
+    block = blocks("forward", network.width, plan.dtype)
     values = network.inputs.new_empty(network.signals, network.points, len(network.out_weight), dtype=plan.dtype)
     forward[(network.signals * triton.cdiv(network.points, block.tile),)](
         values, _pointer(kept, values), _scratch(plan, network, block), *network,
         network.points, network.signals, plan.depth, plan.again, *network.steps,
         **_constants(plan, network), VALUES=len(network.out_weight), AGAIN=plan.again > 0, KEEPS=kept is not None,
-        **_launched(block),
+        TILE=block.tile, CHUNK=block.chunk, **block.options,
     )  # fmt: skip
     return values
 
 
 class Differentiable(torch.autograd.Function):
-    """`evaluated`, with `Gradient`."""
+    """`evaluated`, with gradients."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensor:
@@ -46,27 +45,16 @@ class Differentiable(torch.autograd.Function):
         return evaluated(plan, network, kept)
 
     @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return None, *Gradient.apply(ctx.plan, ctx.needs_input_grad[1:], gradient[0].contiguous(), *ctx.saved_tensors)
+    @differentiable_once("triton")
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        *network, kept = ctx.saved_tensors
+        return None, *_gradients(ctx.plan, Packed(*network), kept, gradient.contiguous(), Packed(*ctx.needs_input_grad[1:]))
 
 
-class Gradient(torch.autograd.Function):
-    """The gradients, which have none themselves."""
-
-    @staticmethod
-    def forward(ctx: Any, plan: Plan, needed: tuple[bool, ...], gradient: Tensor, *tensors: Tensor | None) -> Gradients:
-        *network, kept = tensors
-        return _gradients(plan, Packed(*network), kept, gradient, Packed(*needed))  # type: ignore[arg-type]
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise NeuralfieldError('kernel "triton" has no second derivatives; "reference" has: --set decoder.kernel=reference')
-
-
-def _gradients(plan: Plan, network: Packed, kept: Any, gradient: Tensor, needed: Any) -> Gradients:
+def _gradients(plan: Plan, network: Packed, kept: Any, gradient: Tensor, needed: Any) -> tuple[Tensor | None, ...]:
     """By those tensors of the network that `needed` marks. Sums over tiles and signals are torch's, always in the same order."""
     to_weights = needed.entering or needed.weights or needed.out_weight or needed.out_bias
-    block = blocks("backward", network.width, plan.dtype, network.inputs.device)
+    block = blocks("backward", network.width, plan.dtype)
     tiles, values = triton.cdiv(network.points, block.tile), len(network.out_weight)
 
     def sums(*shape: int) -> Tensor:
@@ -86,7 +74,7 @@ def _gradients(plan: Plan, network: Packed, kept: Any, gradient: Tensor, needed:
         gradient, kept, *network[:-1],
         network.points, network.signals, plan.depth, plan.again, *network.steps,
         **_constants(plan, network), VALUES=values, AGAIN=plan.again > 0, TO_INPUTS=needed.inputs, TO_WEIGHTS=to_weights,
-        **_launched(block),
+        TILE=block.tile, CHUNK=block.chunk, **block.options,
     )  # fmt: skip
     return (
         _like(to_inputs, len(network.inputs)),
@@ -119,15 +107,15 @@ def _to_weights(plan: Plan, network: Packed, kept: Any, deltas: Any) -> Float[Te
 
 def _outer(plan: Plan, network: Packed, kept: Any, deltas: Any, source: str, first: int, layers: int) -> Float[Tensor, "E P K"]:
     """delta_l' x for some layers, in parts of all points."""
-    columns = network.features if source == "inputs" else network.width
-    side, across = min(network.width, ACROSS), min(ACROSS, max(16, triton.next_power_of_2(columns)))
+    block, columns = OUTER[plan.dtype], network.features if source == "inputs" else network.width
+    side, across = min(network.width, block.chunk), min(block.chunk, max(16, triton.next_power_of_2(columns)))
     tiles = triton.cdiv(network.width, side) * triton.cdiv(columns, across)
-    splits = max(1, min(network.signals * triton.cdiv(network.points, POINTS), PROGRAMS // (tiles * layers)))
+    splits = max(1, min(network.signals * triton.cdiv(network.points, block.tile), PROGRAMS // (tiles * layers)))
     result = network.shifts.new_empty(splits, layers, network.width, columns)
     outer[(tiles, splits, layers)](
         result, deltas, kept, network.inputs, network.entering, network.scales, network.shifts,
         network.points, network.signals, first, splits, *network.steps,
-        **_constants(plan, network), SOURCE=source, POINTS=POINTS, SIDE=side, ACROSS=across, num_warps=4, num_stages=2, enable_fp_fusion=True,
+        **_constants(plan, network), SOURCE=source, POINTS=block.tile, SIDE=side, ACROSS=across, **block.options,
     )  # fmt: skip
     return result.sum(0)
 
@@ -160,14 +148,4 @@ def _constants(plan: Plan, network: Packed) -> dict[str, Any]:
         "SCALED": network.scales is not None,
         "DTYPE": DTYPES[plan.dtype],
         "INTERPRETED": INTERPRETED,
-    }
-
-
-def _launched(block: Block) -> dict[str, int]:
-    return {
-        "TILE": block.tile,
-        "CHUNK": block.chunk,
-        "num_warps": block.warps,
-        "num_stages": block.stages,
-        "enable_fp_fusion": True,
     }

@@ -75,7 +75,7 @@ def width(network: Network) -> int:
 
 
 def packed(network: Network, inputs: Float[Tensor, "G N F"]) -> Packed:
-    """By operations of torch, so that gradients find their way back. A number that scales a layer is multiplied into its weights."""
+    """By operations of torch, so that gradients find their way back. A number that scales a layer goes into its weights."""
     p, scales = width(network), network.scales
     rows = max(len(tensor) for tensor in network.conditioning)
     factors = [scale if isinstance(scale, float) else 1.0 for scale in scales]

@@ -1,6 +1,6 @@
 """Pieces of the fused kernels, in Triton: activations, one layer's product, its conditioning.
 
-`no_type_check` keeps type checkers off, mypy's and the one of the tests: arguments are blocks of numbers, which Triton reads off the source.
+`no_type_check` keeps type checkers off, mypy's and the tests': Triton reads the source, whose variables are blocks of numbers.
 """
 
 from typing import no_type_check
@@ -14,8 +14,8 @@ import triton.language as tl
 def turned(x):
     """(x - k pi, (-1)^k) for the nearest integer k: sin x = (-1)^k sin(x - k pi), and the same of cos.
 
-    pi in three parts (Cody and Waite; the constants are Cephes'), of which the first times k is exact. Good to 2e-7 up to 10^4 radians;
-    CUDA's sine takes a slow path for large ones, whose code would be there once for every number that a thread holds.
+    pi comes in three parts (Cody and Waite; constants of Cephes), of which the first times k is exact: good to 2e-7 up to 10^4
+    radians. CUDA's sine has a slow path for large ones, whose code would be there once for every number that a thread holds.
     """
     k = tl.floor(x * 0.3183098861837907 + 0.5)
     rest = x - k * 3.140625
@@ -122,8 +122,8 @@ def through(
 ):  # fmt: skip
     """h M, where M[k, n] is at `matrix` + k K_STEP + n N_STEP.
 
-    The matrix is in shared memory as a whole, or CHUNK of its rows at a time; h then goes through `scratch` [N, WIDTH], which stays in the
-    cache, because a part of a block cannot be taken out of registers.
+    The matrix is in shared memory as a whole, or CHUNK of its rows at a time; h then goes through `scratch` [N, WIDTH], which stays
+    in the cache, because a part of a block cannot be taken out of registers.
     """
     total = tl.zeros(h.shape, tl.float32)
     if CHUNK == WIDTH:
