@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contracts.kernel import CASES, Call, Case, KernelContract, written_out
+from contracts.kernel import CASES, Call, Case, KernelContract, error, written_out
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError
@@ -131,11 +131,6 @@ def halved(kernel: Kernel, call: Call, dtype: torch.dtype) -> dict[str, Tensor]:
     with torch.autocast(HERE, dtype=dtype):
         values = kernel(call.network, call.inputs)
     return {"values": values, **call.gradients(values)}
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """The largest, as a share of the largest number."""
-    return ((found.cpu().double() - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.skipif(GPU or INTERPRETED, reason="all of it is tested in this process")

@@ -3,10 +3,14 @@
 import importlib.util
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import click
 
 from neuralfield.cli import options
+
+if TYPE_CHECKING:
+    from neuralfield.kernels.kernel import Kernel
 
 PACKAGES = ("torch", "torchvision", "numpy", "trimesh", "libigl", "scikit-image", "scikit-learn", "tensorboard")
 EXTRAS = {"tinycudann": "fused kernels on NVIDIA GPUs", "umap": "UMAP projections of codes", "onnx": "export to ONNX"}
@@ -18,7 +22,7 @@ def command(as_json: bool) -> None:
     """What works on this machine: devices, kernels, packages, extras, and every part that is registered."""
     import torch
 
-    from neuralfield.registry import BUILT_IN, names
+    from neuralfield.registry import BUILT_IN, names, resolve
 
     devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
     facts = {
@@ -26,7 +30,7 @@ def command(as_json: bool) -> None:
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": devices,
         "threads": torch.get_num_threads(),
-        "kernels": {"reference": "works: torch, on every device"},
+        "kernels": {name: _kernel(resolve("kernels", name)) for name in names("kernels")},
         "extras": {name: _extra(name, use) for name, use in EXTRAS.items()},
         "parts": {room: names(room) for room in BUILT_IN},
     }
@@ -37,6 +41,10 @@ def command(as_json: bool) -> None:
         else:
             options.say(f"{key:<9} {', '.join(value) if isinstance(value, list) else value}")
     options.finish(as_json, facts)
+
+
+def _kernel(kernel: "type[Kernel]") -> str:
+    return "works" if (reason := kernel.missing()) is None else f"does not work here: {reason}"
 
 
 def _version(name: str) -> str:

@@ -53,7 +53,7 @@ class Case:
             self.activation,
         )
         inputs = normal(0.5, 1 if self.shared_points else self.signals, self.points, self.features)
-        pull = torch.randn(self.signals, self.points, self.values, generator=generator, dtype=torch.float64)
+        pull = torch.randn(network.signals(inputs), self.points, self.values, generator=generator, dtype=torch.float64)
         return Call(network, inputs, pull.to(device))
 
 
@@ -102,8 +102,14 @@ def agree(found: dict[str, Tensor], expected: dict[str, Tensor], share: float) -
     for name, tensor in found.items():
         whole = expected[name].double()
         assert tensor.shape == whole.shape, name
-        error = (tensor.double() - whole).abs().max() if whole.numel() else torch.zeros(())
-        assert error <= share * whole.abs().max().clamp(min=1e-3), f"{name}: off by {error:.1e} of {whole.abs().max():.1e}"
+        if whole.numel():
+            off, largest = (tensor.double() - whole).abs().max(), whole.abs().max()
+            assert off <= share * largest.clamp(min=1e-3), f"{name}: off by {off:.1e} of {largest:.1e}"
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """The largest, as a share of the largest number."""
+    return ((found.cpu().double() - expected).abs().max() / expected.abs().max()).item()
 
 
 CASES = [
