@@ -137,7 +137,7 @@ def halved(kernel: Kernel, call: Call, dtype: torch.dtype) -> dict[str, Tensor]:
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
 @pytest.mark.slow
 def test_the_fused_kernels_pass_in_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -50,7 +50,7 @@ class Triton(Kernel):
         from neuralfield.kernels.fused_launch import Differentiable, evaluated
 
         plan = Plan(network.activation, len(network.weights), bits(network), _dtype(inputs))
-        with torch.autocast(inputs.device.type, enabled=False):
+        with torch.autocast(inputs.device.type, enabled=False), torch.cuda.device_of(inputs):
             call = packed(network, inputs.contiguous())
             if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors(network, inputs)):
                 return Differentiable.apply(plan, *call)

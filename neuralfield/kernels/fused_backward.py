@@ -5,10 +5,10 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from neuralfield.kernels.fused_parts import activated, conditioned, dot, entered, steepness, through
+from neuralfield.kernels.fused_parts import COUNTS, activated, conditioned, dot, entered, steepness, through
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 @no_type_check
 def backward(
     to_shifts, to_scales, to_inputs, to_entering, to_out, deltas, scratch,
@@ -26,23 +26,24 @@ def backward(
     program = tl.program_id(0).to(tl.int64)
     tiles = tl.cdiv(points, TILE)
     signal = program // tiles
-    rows = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
-    inside, columns = rows < points, tl.arange(0, WIDTH)
-    inputs += signal * inputs_step
+    begin = ((tl.program_id(0) % tiles) * TILE).to(tl.int64)
+    rows, columns = tl.arange(0, TILE), tl.arange(0, WIDTH)  # counted from `begin`, so that 32 bits are enough for blocks
+    inside = rows < points - begin
+    inputs += signal * inputs_step + begin * FEATURES
     shifts += signal * conditioning_step
     if SCALED:
         scales += signal * conditioning_step
         to_scales += program * depth * WIDTH
     to_shifts += program * depth * WIDTH
-    to_inputs += signal * points * FEATURES
+    to_inputs += (signal * points + begin) * FEATURES
     to_entering += program * (depth if AGAIN else 1) * FEATURES * WIDTH
     block = rows[:, None] * WIDTH + columns[None, :]
-    start = signal * points * WIDTH
-    layer_step = signals.to(tl.int64) * points * WIDTH
+    start = (signal * points + begin) * WIDTH
+    layer_step = tl.cast(signals, tl.int64) * points * WIDTH
 
     delta = tl.zeros((TILE, WIDTH), tl.float32)
     for v in tl.static_range(VALUES):
-        g = tl.load(gradient + (signal * points + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(gradient + (signal * points + begin + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
         delta += g[:, None] * tl.load(out_weight + v * WIDTH + columns)[None, :]
     if TO_WEIGHTS:
         if depth == 1 and NARROW:
@@ -51,7 +52,7 @@ def backward(
             product = _held(kept + (depth - 1 - NARROW) * layer_step + start + block, inside)
         h = activated(conditioned(product, scales, shifts, (depth - 1) * WIDTH + columns, SCALED), ACTIVATION, SLOPE)
         for v in tl.static_range(VALUES):
-            g = tl.load(gradient + (signal * points + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
+            g = tl.load(gradient + (signal * points + begin + rows) * VALUES + v, mask=inside, other=0.0).to(tl.float32)
             tl.store(to_out + (program * VALUES + v) * WIDTH + columns, tl.sum(g[:, None] * h, 0))
     for step in range(0, depth - 1):
         layer = depth - 1 - step
@@ -141,7 +142,7 @@ def _to_entries(
         tl.debug_barrier()  # another layer may add to them, by other threads
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 @no_type_check
 def outer(
     result, deltas, right, inputs, entering, scales, shifts,
@@ -160,7 +161,7 @@ def outer(
     layer = first + index
     out = (tile // across) * SIDE + tl.arange(0, SIDE)
     into = (tile % across) * ACROSS + tl.arange(0, ACROSS)
-    layer_step = signals.to(tl.int64) * points * WIDTH
+    layer_step = tl.cast(signals, tl.int64) * points * WIDTH
     deltas += (layer - NARROW) * layer_step
     if SOURCE == "kept":
         right += (layer - 1 - NARROW) * layer_step
@@ -168,7 +169,7 @@ def outer(
     total = tl.zeros((SIDE, ACROSS), tl.float32)
     for part in range(split, signals * parts, splits):
         signal = (part // parts).to(tl.int64)
-        rows = (part % parts) * POINTS + tl.arange(0, POINTS)
+        rows = ((part % parts) * POINTS).to(tl.int64) + tl.arange(0, POINTS)
         inside = rows < points
         start = (signal * points + rows)[:, None] * WIDTH
         delta = tl.load(deltas + start + out[None, :], mask=inside[:, None], other=0.0)

@@ -20,7 +20,7 @@ class Block(NamedTuple):
     warps: int
     """32 threads each."""
     stages: int = 1
-    """Chunks under way at once."""
+    """Matrices, or chunks of them, under way at once."""
 
     @property
     def options(self) -> dict[str, int | bool]:
@@ -29,9 +29,10 @@ class Block(NamedTuple):
 
 
 HALF = {
-    "forward": {32: Block(128, 32, 4), 64: Block(128, 64, 4), 128: Block(64, 128, 4), 256: Block(64, 64, 16, 2)},
-    "backward": {32: Block(64, 32, 4), 64: Block(64, 64, 4), 128: Block(64, 128, 8), 256: Block(64, 64, 16, 2)},
+    "forward": {32: Block(128, 32, 4, 2), 64: Block(128, 64, 4, 2), 128: Block(64, 128, 4, 2), 256: Block(64, 64, 16, 2)},
+    "backward": {32: Block(64, 32, 4, 2), 64: Block(64, 64, 4, 2), 128: Block(64, 128, 8, 2), 256: Block(64, 64, 16, 2)},
 }
+"""Two stages: the next layer's matrix is on its way while this one's is multiplied."""
 FULL = {32: Block(64, 32, 4), 64: Block(32, 16, 4), 128: Block(32, 16, 8), 256: Block(16, 16, 8)}
 """Float32 has no matrix instructions: 16 rows of a matrix are multiplied at a time, or a thread's parts of both factors spill."""
 

@@ -5,10 +5,10 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from neuralfield.kernels.fused_parts import activated, conditioned, entered, through
+from neuralfield.kernels.fused_parts import COUNTS, activated, conditioned, entered, through
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 @no_type_check
 def forward(
     values, kept, scratch, inputs, entering, weights, scales, shifts, out_weight, out_bias,
@@ -23,15 +23,16 @@ def forward(
     """
     tiles = tl.cdiv(points, TILE)
     signal = (tl.program_id(0) // tiles).to(tl.int64)
-    rows = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
-    inside, columns = rows < points, tl.arange(0, WIDTH)
-    inputs += signal * inputs_step
+    begin = ((tl.program_id(0) % tiles) * TILE).to(tl.int64)
+    rows, columns = tl.arange(0, TILE), tl.arange(0, WIDTH)  # counted from `begin`, so that 32 bits are enough for blocks
+    inside = rows < points - begin
+    inputs += signal * inputs_step + begin * FEATURES
     shifts += signal * conditioning_step
     if SCALED:
         scales += signal * conditioning_step
     block = rows[:, None] * WIDTH + columns[None, :]
-    start = signal * points * WIDTH  # of this signal's points in what is [B, N, WIDTH]
-    layer_step = signals.to(tl.int64) * points * WIDTH
+    start = (signal * points + begin) * WIDTH  # of this tile in what is [B, N, WIDTH]
+    layer_step = tl.cast(signals, tl.int64) * points * WIDTH
 
     product = entered(
         tl.zeros((TILE, WIDTH), tl.float32), inputs, entering, rows, inside, columns, FEATURES, NARROW, WIDTH, DTYPE, INTERPRETED
@@ -55,4 +56,4 @@ def forward(
     for v in tl.static_range(VALUES):
         weight = tl.load(out_weight + v * WIDTH + columns)
         value = tl.sum(h * weight[None, :], 1) + tl.load(out_bias + v)
-        tl.store(values + (signal * points + rows) * VALUES + v, value, mask=inside)
+        tl.store(values + (signal * points + begin + rows) * VALUES + v, value, mask=inside)

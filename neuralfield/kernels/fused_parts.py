@@ -8,6 +8,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+COUNTS = ["points", "signals", "depth", "again", "first", "splits", "inputs_step"]
+"""Arguments that programs are not compiled anew for, be they 1 or multiples of 16."""
+
 
 @triton.jit
 @no_type_check
