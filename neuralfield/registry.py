@@ -63,6 +63,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "auto": "neuralfield.kernels.kernel:Auto",
         "cpu": "neuralfield.kernels.cpu:CPU",
         "reference": "neuralfield.kernels.reference:Reference",
+        "tinycudann": "neuralfield.kernels.tinycudann:TinyCudaNN",
+        "triton": "neuralfield.kernels.fused:Triton",
     },
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",

@@ -3,10 +3,14 @@
 import importlib.util
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import click
 
 from neuralfield.cli import options
+
+if TYPE_CHECKING:
+    from neuralfield.kernels.kernel import Kernel
 
 PACKAGES = ("torch", "torchvision", "numpy", "trimesh", "libigl", "scikit-image", "scikit-learn", "tensorboard")
 EXTRAS = {"tinycudann": "fused kernels on NVIDIA GPUs", "umap": "UMAP projections of codes", "onnx": "export to ONNX"}
@@ -19,7 +23,7 @@ def command(as_json: bool) -> None:
     import torch
 
     from neuralfield.devices import known
-    from neuralfield.registry import BUILT_IN, names
+    from neuralfield.registry import BUILT_IN, names, resolve
 
     facts = {
         "python": platform.python_version(),
@@ -27,7 +31,7 @@ def command(as_json: bool) -> None:
         "devices": known(),
         "auto": _automatic(),
         "threads": torch.get_num_threads(),
-        "kernels": {"reference": "works: torch, on every device"},
+        "kernels": {name: _kernel(resolve("kernels", name)) for name in names("kernels")},
         "extras": {name: _extra(name, use) for name, use in EXTRAS.items()},
         "parts": {room: names(room) for room in BUILT_IN},
     }
@@ -48,6 +52,10 @@ def _automatic() -> dict[str, str]:
     device = choose_device("auto")
     replayed = ", steps replayed as CUDA graphs" if device.type == "cuda" else ""
     return {"device": device.type, "training": str(precision_of("auto", device)).removeprefix("torch.") + replayed}
+
+
+def _kernel(kernel: "type[Kernel]") -> str:
+    return "works" if (reason := kernel.missing()) is None else f"does not work here: {reason}"
 
 
 def _version(name: str) -> str:

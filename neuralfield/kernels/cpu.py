@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import leaky_relu, pad, silu
 
-from neuralfield.kernels.kernel import Kernel, Network, differentiated_by_functorch
+from neuralfield.kernels.kernel import Kernel, Network, differentiable_once, differentiated_by_functorch
 from neuralfield.kernels.memory import keep_freed_memory
 from neuralfield.kernels.reference import SLOPE
 
@@ -87,7 +86,7 @@ class _Differentiable(torch.autograd.Function):
         return values
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @differentiable_once("cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         saved, count = ctx.saved_tensors, len(ctx.numbers)
         tensors = [t if number is None else number for number, t in zip(ctx.numbers, saved[:count], strict=True)]

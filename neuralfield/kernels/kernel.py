@@ -1,7 +1,9 @@
 """The per-point hot loop: an MLP that all signals share, conditioned for each, evaluated at points. The interface."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -77,7 +79,7 @@ class Kernel(ABC):
         return self.values(network, inputs)
 
 
-PREFERRED = ("cpu", "reference")
+PREFERRED = ("triton", "cpu", "reference")
 """What `auto` tries, in this order. (tinycudann takes plain networks alone, in half precision: it must be asked for.)"""
 
 
@@ -104,3 +106,31 @@ class Auto(Kernel):
 def differentiated_by_functorch() -> bool:
     """Whether a transformation of torch.func is at work: those see through torch's own operations alone."""
     return torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+
+
+def differentiable_once(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For a Function's `backward` that autograd cannot see through: gradients of its gradients are an error, and say so.
+
+    torch's own `once_differentiable` takes them for constants where the incoming gradient is one.
+    """
+
+    def marked(backward: Callable[..., Any]) -> Callable[..., Any]:
+        def found(ctx: Any, *gradients: Tensor) -> Any:
+            with torch.no_grad():
+                answer = backward(ctx, *gradients)
+            return _Ended.apply(name, answer, *gradients, *ctx.saved_tensors) if torch.is_grad_enabled() else answer
+
+        return found
+
+    return marked
+
+
+class _Ended(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, name: str, answer: tuple[Tensor | None, ...], *depends_on: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.name = name
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> Any:
+        raise NeuralfieldError(f'kernel "{ctx.name}" has no second derivatives; "reference" has: --set decoder.kernel=reference')
