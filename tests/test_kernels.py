@@ -1,10 +1,11 @@
 """The kernels that work on every machine, and the choice among all."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from commands import Nf
+from commands import Nf, failed
 from contracts.kernel import CASES, Call, Case, KernelContract, agree
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,3 +128,11 @@ def test_doctor_says_of_every_kernel_whether_it_works(nf_: Nf) -> None:
     assert facts["reference"] == facts["cpu"] == facts["auto"] == "works"
     if not torch.cuda.is_available():
         assert facts["tinycudann"].startswith("does not work here: needs")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and kernels for it work")
+@pytest.mark.parametrize("kernel", ["triton", "tinycudann"])
+def test_a_fit_with_a_kernel_that_cannot_do_it_says_so_before_it_writes(nf_: Nf, tmp_path: Path, kernel: str) -> None:
+    words = ["fit", "--domain", "image", "--limit", "8", "--out", str(tmp_path / "run"), "--set", "decoder.kind=modulated"]
+    failed(nf_(*words, "--set", f"decoder.kernel={kernel}"), 1, f'kernel "{kernel}" needs', '"cpu" can: --set decoder.kernel=cpu')
+    assert not (tmp_path / "run").exists()

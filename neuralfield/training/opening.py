@@ -39,6 +39,10 @@ def opened(
         shared.share(model, len(training), ranks)
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
+    with torch.no_grad():  # a kernel that cannot evaluate this decoder says so before anything is written
+        model.decoder(
+            torch.zeros(1, model.source.code_dim, device=device), torch.zeros(1, 1, model.domain.coord_dim, device=device)
+        )
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     if isinstance(decoder_optimiser, Muon):
         decoder_optimiser.ranks = ranks
