@@ -255,7 +255,7 @@ sys.path.insert(0, {tests!r})
 from synthetic import images
 import neuralfield.files as files
 from neuralfield.latents import row_files, undo
-from neuralfield.training import running
+from neuralfield.training import fit, running
 running.CHECKPOINT_EVERY, row_files.BUDGET = 0.0, 0
 left = {moment}
 def counted(function):

@@ -223,7 +223,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from synthetic import TINY, images
-from neuralfield.training import running
+from neuralfield.training import fit, running
 from neuralfield.training.progress import Progress
 running.CHECKPOINT_EVERY = 0.0
 class Dying(Progress):
