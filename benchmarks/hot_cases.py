@@ -1,6 +1,7 @@
 """The networks whose hot paths are timed, and our own loops over them: train step, latents-only step, Jacobian, dense decode."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from neuralfield.decoders.modulated import Modulated
 from neuralfield.domains.shape import Shape
 from neuralfield.inference.quadratic import quadratic
 from neuralfield.kernels.kernel import Kernel, Network
+from neuralfield.kernels.memory import freed_memory_kept
 from neuralfield.kernels.reference import Reference
 from neuralfield.latents.bank import Bank
 from neuralfield.latents.priors import Isotropic
@@ -27,6 +29,8 @@ from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.schedules.schedule import Optimisers, descend
 from neuralfield.types import Field, Observations
 
+KEPT = ExitStack()
+"""What lasts as long as the process."""
 BANK = 1000
 """Signals in the bank."""
 
@@ -149,6 +153,7 @@ def _descent(case: Case, decoder: Decoder, moves: tuple[str, ...]) -> Step:
     model = Model(Shape(), bank, decoder, _objective(case))
     optimisers = Optimisers(RowAdam(bank.parameters(), 1e-3), torch.optim.Adam(decoder.parameters(), 5e-4))
     seen = case.batch()
+    KEPT.enter_context(freed_memory_kept())  # as nf.fit does
     return lambda: descend(model, optimisers, seen, random, moves)
 
 

@@ -32,7 +32,7 @@ from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.roster import Roster, read_ids, stored_ids
 from neuralfield.signals.signals import Signals, UnlikeError
-from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations
+from neuralfield.types import Conditioning, Estimate, Field, Latent, Loss, Observations, spread
 
 SPREAD_OVER = 64
 """Signals of the bank whose posterior is looked at, evenly spread: an average over more would not be another."""
@@ -122,7 +122,7 @@ class Run:
         solver = self.solver()
         if not solver.gives_posterior:
             return None
-        index = torch.linspace(0, len(signals) - 1, min(SPREAD_OVER, len(signals))).long()
+        index = spread(len(signals), SPREAD_OVER)
         total = torch.zeros(self.codes.shape[1], self.codes.shape[1])
         for rows in index.split(self.recipe.inference.batch):
             batch = thinned(signals.batch(rows), self.recipe.inference.points).to(self.device)
@@ -133,10 +133,10 @@ class Run:
                 assert isinstance(self.model.objective, MAP)
                 posterior = gaussian(codes, quadratic(self.model.objective, self.decoder, batch, codes).curvature)
             total += posterior.covariance().cpu().sum(0)
-        spread = total / len(index)
+        average = total / len(index)
         if settled:
-            return Known(self.model.objective.prior.components().covariance[0].cpu(), spread)
-        return Known(torch.cov(self.model.source.overview().cpu().T, correction=0).reshape(spread.shape) + spread, spread)
+            return Known(self.model.objective.prior.components().covariance[0].cpu(), average)
+        return Known(torch.cov(self.model.source.overview().cpu().T, correction=0).reshape(average.shape) + average, average)
 
     def infer(
         self,
@@ -211,7 +211,7 @@ class Run:
         self.model.source.extend(estimate.latent.mean)
         self.roster = self.roster.joined(signals.roster)
         self.facts["signals"] = len(self.ids)
-        self.start.codes = self.model.source.overview()
+        self.start.codes = self.model.source.overview().to(self.device)
 
     def save(self, path: str | Path | None = None) -> None:
         """Write the run folder; recipe.toml comes last, so that a run which says it is finished is whole."""

@@ -16,8 +16,8 @@ def generator(*numbers: int) -> torch.Generator:
 def uniform(generator: torch.Generator | None, index: Int[Tensor, " B"], count: int) -> Float[Tensor, "B n"]:
     """`count` numbers in [0, 1) for each signal of `index`, float64.
 
-    A number is a function of the generator's seed, the signal and the number's place: not of the other signals, their order or the
-    device. What else was drawn from the generator has no part in it, and asking again gives the same. Without one, any seed.
+    A number is a function of the generator's state, the signal and the number's place: not of the other signals, their order or the
+    device. The generator moves on by one number, however many signals there are.
     """
     return _bits(generator, UNIFORM, index, count).mul_(2.0**-53)
 
@@ -36,7 +36,7 @@ GOLDEN, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF5
 
 def _bits(generator: torch.Generator | None, what: int, index: Int[Tensor, " B"], count: int) -> Float[Tensor, "B n"]:
     """Whole numbers below 2^53, of SplitMix64 streams that begin at a hash of (seed, what, signal)."""
-    seed = int(torch.randint(2**62, ())) if generator is None else generator.initial_seed()
+    seed = int(torch.randint(2**62, (), generator=generator))
     key = _mixed(_mixed(torch.full((1,), seed, device=index.device)) + what)
     streams = _mixed(key + GOLDEN * index)
     places = torch.arange(1, count + 1, device=index.device).mul_(GOLDEN)

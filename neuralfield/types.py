@@ -150,6 +150,11 @@ class Latent(_Tensors):
         return self.mean + self.log_std.exp() * noise.to(self.mean)
 
 
+def spread(count: int, most: int) -> Int[Tensor, " s"]:
+    """Numbers of `most` of `count` things, evenly spread; float32 would not know those above 2^24."""
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).long()
+
+
 def unchanged(predicted: Tensor) -> Tensor:
     """The link of decoders whose output is the value itself."""
     return predicted

@@ -1,5 +1,6 @@
 """The kernels that work on every machine, and the choice among all."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from contracts.kernel import CASES, Call, Case, KernelContract, agree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import neuralfield as nf
 from neuralfield.errors import NeuralfieldError
 from neuralfield.kernels.cpu import CPU
-from neuralfield.kernels.kernel import PREFERRED, Auto, Kernel
+from neuralfield.kernels.kernel import PREFERRED, Auto, Kernel, Network, _Twinned
 from neuralfield.kernels.reference import Reference
 from neuralfield.registry import names
 
@@ -43,6 +45,61 @@ class TestCPU(KernelContract):
             return self.make()(call.network, call.inputs)
 
         assert torch.autograd.gradcheck(values, tuple(call.tensors.values()), fast_mode=True)
+
+
+class Twinned(CPU):
+    """The cpu kernel as `auto` calls it."""
+
+    name = "twinned"
+
+    def values(self, network: Network, inputs: Tensor) -> Tensor:
+        return _Twinned.apply(CPU(), Reference(), network, *network.flat(inputs))
+
+
+class TestTwinned(KernelContract):
+    dtypes = BOTH
+
+    def make(self) -> Kernel:
+        return Twinned()
+
+
+WAYS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "twice": lambda f, x: torch.autograd.functional.hessian(lambda x: f(x).square().sum(), x),
+    "vectorised": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True),
+    "forward": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True, strategy="forward-mode"),
+    "torch.func": lambda f, x: torch.func.jacrev(f)(x),
+    "dual": lambda f, x: forward_derivative(f, x),
+}
+
+
+def forward_derivative(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("activation", ["sine", "silu"])
+def test_auto_is_differentiated_in_every_way_in_which_the_reference_is(
+    monkeypatch: pytest.MonkeyPatch, way: str, activation: str
+) -> None:
+    monkeypatch.setattr("neuralfield.kernels.kernel.SMALL", 0)
+    call = Case(2, 5, 3, 2, (7, 6), activation).make(torch.float64)
+    network, inputs = call.network, call.inputs.detach()
+
+    def values(kernel: Kernel, shift: Tensor) -> Tensor:
+        return kernel(replace(network, shifts=(shift, *network.shifts[1:])), inputs)
+
+    assert Auto().choice(network, inputs).name == "cpu"
+    shift = network.shifts[0].detach()
+    found, expected = (WAYS[way](lambda x, kernel=kernel: values(kernel, x), shift) for kernel in (Auto(), Reference()))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)  # float64: two orders of the same sums
+
+
+def test_no_signals_have_no_values() -> None:
+    call = Case(2, 5, 3, 2, (7, 6), "silu").make(torch.float64)
+    network = replace(call.network, shifts=tuple(shift[:0] for shift in call.network.shifts))
+    for kernel in (CPU(), Reference(), Auto()):
+        assert kernel(network, call.inputs).shape == (0, 5, 2)
 
 
 class TestAuto(KernelContract):

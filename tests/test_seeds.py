@@ -47,11 +47,12 @@ def test_what_a_signal_draws_is_its_own(law: str) -> None:
     draw, seed = LAWS[law][0], generator(0, 3)
     whole = draw(seed, torch.arange(50), 20)
     which = torch.tensor([31, 7, 7, 49])
-    assert torch.equal(draw(generator(0, 3), which, 20), whole[which])  # whatever the others are, and in any order
-    assert torch.equal(draw(seed, torch.arange(50), 9), whole[:, :9])  # and however many it draws
-    torch.rand(5, generator=seed)
-    assert torch.equal(draw(seed, torch.arange(50), 20), whole)  # whatever was drawn before
-    assert draw(seed, which[:0], 20).shape == (0, 20)
+    again = generator(0, 3)
+    assert torch.equal(draw(again, which, 20), whole[which])  # whatever the others are, and in any order
+    assert torch.equal(draw(generator(0, 3), torch.arange(50), 9), whole[:, :9])  # and however many it draws
+    assert draw(generator(0, 3), which[:0], 20).shape == (0, 20)
+    assert torch.equal(again.get_state(), seed.get_state())  # both have moved on alike,
+    assert not torch.equal(draw(seed, torch.arange(50), 20), whole)  # and so the next draws are others
 
 
 @both
@@ -107,9 +108,10 @@ def test_draws_are_those_of_splitmix64() -> None:
         x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
         return x ^ (x >> 31)
 
-    golden, seed = 0x9E3779B97F4A7C15, generator(4, 2)
-    key = mixed((mixed(seed.initial_seed()) + 1) % 2**64)
+    golden = 0x9E3779B97F4A7C15
+    drawn = int(torch.randint(2**62, (), generator=generator(4, 2)))
+    key = mixed((mixed(drawn) + 1) % 2**64)
     for signal in (0, 1, 10**6):
         stream = mixed((key + golden * signal) % 2**64)
         expected = [(mixed((stream + golden * place) % 2**64) >> 11) / 2**53 for place in range(1, 6)]
-        assert uniform(seed, torch.tensor([signal]), 5)[0].tolist() == expected
+        assert uniform(generator(4, 2), torch.tensor([signal]), 5)[0].tolist() == expected

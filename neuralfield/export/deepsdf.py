@@ -70,7 +70,7 @@ def write_experiment(run: Run, folder: Path) -> None:
     epoch = int(run.facts.get("epochs", 0))
     _save(folder / MODEL / "latest.pth", {"epoch": epoch, "model_state_dict": _theirs(decoder)})
     _save(folder / CODES / "latest.pth", {"epoch": epoch, "latent_codes": {"weight": run.codes.cpu().clone()}})
-    files.write_json(folder / "train.json", {"neuralfield": {"shapes": run.ids}})
+    files.write_json(folder / "train.json", {"neuralfield": {"shapes": list(run.ids)}})
     files.write_json(folder / "specs.json", _described(run, decoder, folder))
 
 

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import leaky_relu, pad, silu
 
-from neuralfield.kernels.kernel import Kernel, Network, differentiable_once, differentiated_by_functorch
-from neuralfield.kernels.memory import keep_freed_memory
+from neuralfield.kernels.kernel import Kernel, Network, differentiable_once, differentiated_otherwise
 from neuralfield.kernels.reference import SLOPE
 
 THREADS = 2
@@ -30,9 +29,6 @@ class CPU(Kernel):
 
     name = "cpu"
 
-    def __init__(self) -> None:
-        keep_freed_memory()
-
     def refusal(self, network: Network, inputs: Float[Tensor, "G N F"]) -> str | None:
         if inputs.device.type != "cpu":
             return f"works in a processor's memory, not on {inputs.device}"
@@ -40,14 +36,13 @@ class CPU(Kernel):
             return "computes in float32 and float64 alone"
         if network.dropout:
             return "leaves no numbers out (decoder.dropout)"
-        return "is not seen through by torch.func" if differentiated_by_functorch() else None
+        return "is not seen through by torch.func" if differentiated_otherwise() else None
 
     def values(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Float[Tensor, "B N V"]:
         network = _aligned(network)
-        layers = [*network.weights, *network.entering, *network.shifts, *network.scales]
-        tensors = [inputs, network.out_weight, network.out_bias, *layers]
-        if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
-            return _Differentiable.apply(network.activation, len(network.weights), *tensors)
+        flat = network.flat(inputs)
+        if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in flat):
+            return _Differentiable.apply(network, *flat)
         value = ACTIVATIONS[network.activation].value
         return _forward(network, inputs, lambda product, before: value(before))
 
@@ -61,28 +56,35 @@ def _aligned(network: Network) -> Network:
     columns = [0, *extra]
     return replace(
         network,
-        weights=tuple(pad(weight, (0, columns[i], 0, extra[i])) for i, weight in enumerate(network.weights)),
-        entering=tuple(None if u is None else pad(u, (0, 0, 0, more)) for u, more in zip(network.entering, extra, strict=True)),
-        scales=tuple(s if isinstance(s, float) else pad(s, (0, more)) for s, more in zip(network.scales, extra, strict=True)),
-        shifts=tuple(pad(shift, (0, more)) for shift, more in zip(network.shifts, extra, strict=True)),
-        out_weight=pad(network.out_weight, (0, columns[-1])),
+        weights=tuple(_padded(weight, columns[i], extra[i]) for i, weight in enumerate(network.weights)),
+        entering=tuple(_padded(u, 0, more) for u, more in zip(network.entering, extra, strict=True)),
+        scales=tuple(_padded(scale, more) for scale, more in zip(network.scales, extra, strict=True)),
+        shifts=tuple(_padded(shift, more) for shift, more in zip(network.shifts, extra, strict=True)),
+        out_weight=_padded(network.out_weight, columns[-1]),
+    )
+
+
+def _padded(tensor: Any, columns: int, rows: int = 0) -> Any:
+    """With so many more columns and rows of zeros; what is no tensor, or needs none, stays as it is."""
+    return (
+        pad(tensor, (0, columns, 0, rows) if rows else (0, columns)) if isinstance(tensor, Tensor) and (columns or rows) else tensor
     )
 
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, activation: str, depth: int, *tensors: Any) -> Tensor:
+    def forward(ctx: Any, network: Network, *flat: Tensor | float | None) -> Tensor:
         kept: list[Tensor | None] = []
+        both = ACTIVATIONS[network.activation].both
 
         def activate(product: Tensor | None, before: Tensor) -> Tensor:
-            needed, after = ACTIVATIONS[activation].both(before)
+            needed, after = both(before)
             kept.extend((product, needed, after))
             return after
 
-        values = _forward(*_network(activation, depth, tensors), activate)
-        ctx.activation, ctx.depth = activation, depth
-        ctx.numbers = [t if isinstance(t, float) else None for t in tensors]
-        ctx.save_for_backward(*(t if isinstance(t, Tensor) else None for t in tensors), *kept)
+        values = _forward(*network.like(flat), activate)
+        ctx.network, ctx.numbers = network, [each if isinstance(each, float) else None for each in flat]
+        ctx.save_for_backward(*(each if isinstance(each, Tensor) else None for each in flat), *kept)
         return values
 
     @staticmethod
@@ -91,14 +93,8 @@ class _Differentiable(torch.autograd.Function):
         saved, count = ctx.saved_tensors, len(ctx.numbers)
         tensors = [t if number is None else number for number, t in zip(ctx.numbers, saved[:count], strict=True)]
         kept = [_Kept(*saved[i : i + 3]) for i in range(count, len(saved), 3)]
-        network, inputs = _network(ctx.activation, ctx.depth, tensors)
-        return None, None, *_backward(network, inputs, kept, gradient, ctx.needs_input_grad[2:])
-
-
-def _network(activation: str, depth: int, tensors: Any) -> tuple[Network, Tensor]:
-    inputs, out_weight, out_bias, *rest = tensors
-    weights, entering, shifts, scales = (tuple(rest[i * depth : (i + 1) * depth]) for i in range(4))
-    return Network(weights, entering, scales, shifts, out_weight, out_bias, activation), inputs
+        network, inputs = ctx.network.like(tensors)
+        return None, *_backward(network, inputs, kept, gradient, ctx.needs_input_grad[1:])
 
 
 class _Kept(NamedTuple):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuralfield.kernels.fused_network import WIDEST, Plan, bits, packed, tensors, width
-from neuralfield.kernels.kernel import Kernel, Network, differentiated_by_functorch
+from neuralfield.kernels.kernel import Kernel, Network, differentiated_otherwise
 
 VALUES = 16
 """Values at a point, each of which is a sum of its own."""
@@ -44,7 +44,7 @@ class Triton(Kernel):
             return f"gives up to {VALUES} values at a point, not {len(network.out_weight)}"
         if (dtype := _dtype(inputs)) not in DTYPES:
             return f"computes in float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-        return "is not seen through by torch.func" if differentiated_by_functorch() else None
+        return "is not seen through by torch.func" if differentiated_otherwise() else None
 
     def values(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Float[Tensor, "B N V"]:
         from neuralfield.kernels.fused_launch import Differentiable, evaluated

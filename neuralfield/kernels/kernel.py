@@ -1,9 +1,9 @@
 """The per-point hot loop: an MLP that all signals share, conditioned for each, evaluated at points. The interface."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,10 @@ class Network:
     dropout: float = 0.0
     """Share of the numbers that is left out after each layer."""
 
+    def __post_init__(self) -> None:
+        # a gain of 30 is no float, and would be taken for none
+        object.__setattr__(self, "scales", tuple(s if isinstance(s, Tensor) else float(s) for s in self.scales))
+
     @property
     def conditioning(self) -> list[Tensor]:
         """Shifts, and those scales that are tensors."""
@@ -50,13 +54,27 @@ class Network:
 
     def signals(self, inputs: Float[Tensor, "G N F"]) -> int:
         """B: how many signals the conditioning or the inputs are of."""
-        return max(len(inputs), *(len(tensor) for tensor in self.conditioning))
+        counts = {len(inputs), *(len(tensor) for tensor in self.conditioning)}
+        return max(counts) if 0 not in counts else 0
+
+    def flat(self, inputs: Float[Tensor, "G N F"]) -> list[Tensor | float | None]:
+        """Inputs and all that the network is made of, in a row, as autograd takes arguments."""
+        return [inputs, self.out_weight, self.out_bias, *self.weights, *self.entering, *self.shifts, *self.scales]
+
+    def like(self, flat: Sequence[Any]) -> tuple["Network", Tensor]:
+        """(a network of the same form, inputs) from such a row."""
+        inputs, out_weight, out_bias, *layers = flat
+        depth = len(self.weights)
+        weights, entering, shifts, scales = (tuple(layers[i * depth : (i + 1) * depth]) for i in range(4))
+        return Network(weights, entering, scales, shifts, out_weight, out_bias, self.activation, self.dropout), inputs
 
 
 class Kernel(ABC):
     """One way to evaluate a network, with gradients to weights, conditioning and inputs. All ways agree (tests/contracts)."""
 
     name: str
+    differentiable_twice: ClassVar[bool] = False
+    """Whether gradients of gradients exist."""
 
     @classmethod
     def missing(cls) -> str | None:
@@ -74,11 +92,13 @@ class Kernel(ABC):
     def __call__(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Float[Tensor, "B N V"]:
         """Values at points with inputs `inputs`, where G is B, or 1 where all signals share them."""
         if (reason := self.missing() or self.refusal(network, inputs)) is not None:
-            able = Auto().choice(network, inputs).name
+            able = next(Auto().takers(network, inputs)).name
             raise NeuralfieldError(f'kernel "{self.name}" {reason}; "{able}" can: --set decoder.kernel={able}, or auto')
         return self.values(network, inputs)
 
 
+SMALL = 2**18
+"""Numbers of a layer, of all points, below which a processor has the reference's values before another kernel has begun."""
 PREFERRED = ("triton", "cpu", "reference")
 """What `auto` tries, in this order. (tinycudann takes plain networks alone, in half precision: it must be asked for.)"""
 
@@ -87,6 +107,7 @@ class Auto(Kernel):
     """The first of PREFERRED that works here and does not refuse; `reference` takes everything."""
 
     name = "auto"
+    differentiable_twice = True
 
     def __init__(self) -> None:
         self.able = [kernel() for name in PREFERRED if (kernel := resolve("kernels", name)).missing() is None]
@@ -95,17 +116,60 @@ class Auto(Kernel):
         return None
 
     def values(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Float[Tensor, "B N V"]:
-        return self.choice(network, inputs).values(network, inputs)
+        chosen, flat = self.choice(network, inputs), network.flat(inputs)
+        if chosen.differentiable_twice or not torch.is_grad_enabled() or not any(_wants_gradient(each) for each in flat):
+            return chosen.values(network, inputs)
+        return _Twinned.apply(chosen, self.able[-1], network, *flat)
 
     def choice(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Kernel:
-        """Gradients by the inputs may be differentiated again (slopes of fields), which fused kernels cannot."""
-        twice = inputs.requires_grad and torch.is_grad_enabled()
-        return self.able[-1] if twice else next(kernel for kernel in self.able if kernel.refusal(network, inputs) is None)
+        """Gradients by the inputs are mostly differentiated again (slopes of fields), and small things are done before all is set up."""
+        numbers = network.signals(inputs) * inputs.shape[1] * max(len(weight) for weight in network.weights)
+        small = inputs.device.type == "cpu" and numbers < SMALL
+        if small or (_wants_gradient(inputs) and torch.is_grad_enabled()):
+            return self.able[-1]
+        return next(self.takers(network, inputs))
+
+    def takers(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Iterator[Kernel]:
+        """Those that can do it, in the order of PREFERRED."""
+        return (kernel for kernel in self.able if kernel.refusal(network, inputs) is None)
 
 
-def differentiated_by_functorch() -> bool:
-    """Whether a transformation of torch.func is at work: those see through torch's own operations alone."""
-    return torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+def _wants_gradient(each: Tensor | float | None) -> bool:
+    return isinstance(each, Tensor) and each.requires_grad
+
+
+class _Twinned(torch.autograd.Function):
+    """Gradients by a kernel; where these are to be differentiated again, or in another way, by its twin, which starts anew."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: Kernel, twin: Kernel, network: Network, *flat: Tensor | float | None) -> Tensor:
+        own = [each.detach().requires_grad_(each.requires_grad) if isinstance(each, Tensor) else each for each in flat]
+        with torch.enable_grad():
+            values = kernel.values(*network.like(own))
+        ctx.values, ctx.own, ctx.twin, ctx.network = values, own, twin, network
+        ctx.save_for_backward(*(each if isinstance(each, Tensor) else None for each in flat))
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        again = torch.is_grad_enabled()
+        batched: bool = torch._C._functorch.is_legacy_batchedtensor(gradient)  # type: ignore[attr-defined]
+        if again or batched or differentiated_otherwise():
+            own = [given if given is not None else known for given, known in zip(ctx.saved_tensors, ctx.own, strict=True)]
+            with torch.enable_grad():
+                values = ctx.twin.values(*ctx.network.like(own))
+        else:
+            values, own = ctx.values, ctx.own
+        wanted = [each if needed else None for each, needed in zip(own, ctx.needs_input_grad[3:], strict=True)]
+        leaves = [each for each in wanted if each is not None]
+        found = iter(torch.autograd.grad(values, leaves, gradient, retain_graph=True, create_graph=again, allow_unused=True))
+        return None, None, None, *(None if each is None else next(found) for each in wanted)
+
+
+def differentiated_otherwise() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work: those see through torch's own operations alone."""
+    forward: int = torch.autograd.forward_ad._current_level
+    return torch._C._functorch.maybe_current_level() is not None or forward >= 0  # type: ignore[attr-defined]
 
 
 def differentiable_once(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

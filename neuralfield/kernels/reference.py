@@ -23,6 +23,7 @@ class Reference(Kernel):
     """Layer by layer."""
 
     name = "reference"
+    differentiable_twice = True
 
     def refusal(self, network: Network, inputs: Float[Tensor, "G N F"]) -> str | None:
         return None

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from neuralfield.kernels.kernel import Kernel, Network, differentiated_by_functorch
+from neuralfield.kernels.kernel import Kernel, Network, differentiated_otherwise
 
 ALIGNED = 16
 """Inputs and outputs are filled up to a multiple of it."""
@@ -39,7 +39,7 @@ class TinyCudaNN(Kernel):
     def refusal(self, network: Network, inputs: Float[Tensor, "G N F"]) -> str | None:
         if inputs.device.type != "cuda":
             return f"works on NVIDIA GPUs, not on {inputs.device}"
-        return refused(network, inputs) or ("is not seen through by torch.func" if differentiated_by_functorch() else None)
+        return refused(network, inputs) or ("is not seen through by torch.func" if differentiated_otherwise() else None)
 
     def values(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Float[Tensor, "B N V"]:
         module = _module(inputs.shape[2], len(network.out_weight), tuple(configuration(network).items()))

@@ -15,7 +15,7 @@ from neuralfield.latents.initialise import Initialiser
 from neuralfield.latents.row_files import RowFiles
 from neuralfield.latents.source import LatentSource
 from neuralfield.registry import resolve
-from neuralfield.types import Latent, Observations
+from neuralfield.types import Latent, Observations, spread
 
 OVERVIEW = 2**18
 """Codes that stand for a mapped bank: a covariance of 64 dims is known to 0.3 % from so many."""
@@ -91,7 +91,7 @@ class Bank(LatentSource):
         """All codes, or of a mapped bank at most OVERVIEW, evenly spread: they tell a mean or a covariance as well."""
         if not self.mapped or len(self.codes) <= OVERVIEW:
             return self.codes.detach()
-        rows = torch.linspace(0, len(self.codes) - 1, OVERVIEW, dtype=torch.float64).long()
+        rows = spread(len(self.codes), OVERVIEW)
         return torch.cat([self.rows(some) for some in rows.split(AT_ONCE)])
 
     def rows(self, index: Int[Tensor, " m"]) -> Float[Tensor, "m D"]:

@@ -34,6 +34,12 @@ def bank_of(folder: Path) -> Path:
     return folder / "resume" / "bank"
 
 
+def agree(folder: Path, mapped: bool) -> None:
+    """Refuse to resume a bank in another way than it was begun, before anything is written."""
+    if path_of(folder).exists() and (begun := files.read_about(path_of(folder)).get("mapped") is not None) != mapped:
+        raise UsageError(f"{folder} was begun with latents.mapped={str(begun).lower()}; resume it so")
+
+
 def save(
     folder: Path,
     model: Model,
@@ -77,8 +83,6 @@ def load(folder: Path, model: Model, optimisers: Optimisers, count: int) -> tupl
     parts = {name: _unflatten(skeleton, tensors) for name, skeleton in about["skeletons"].items()}
     files.restore(model.decoder, parts["decoder"], path_of(folder))
     rows, mark = model.source.files, about.get("mapped")
-    if (rows is None) != (mark is None):
-        raise UsageError(f"{folder} was begun with latents.mapped={str(mark is not None).lower()}; resume it so")
     if rows is None:
         files.restore(model.source, parts["source"], path_of(folder))
     files.restore(model.objective, parts["objective"], path_of(folder))
@@ -94,7 +98,7 @@ def _read(folder: Path, count: int, ranks: Ranks) -> tuple[dict[str, Tensor], di
     position = newest(folder)
     if path_of(folder).exists() and Position(**files.read_about(path_of(folder))["position"]) == position:
         tensors, about = files.read_tensors(path_of(folder))
-        own, rows = ranks.share(count), _rows(tensors)
+        own, rows = ranks.share(count), _rows(tensors) if ranks.world > 1 else set()
         return {name: tensor[own.start : own.stop] if name in rows else tensor for name, tensor in tensors.items()}, about
     return shards.load(folder, ranks)
 

@@ -8,17 +8,19 @@ from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.inference.thinning import glanced_at
+from neuralfield.kernels.memory import freed_memory_kept
 from neuralfield.recipe import Recipe
 from neuralfield.run import Run, choose_device, read_recipe, write_recipe
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals
-from neuralfield.training import asked, running, shared
+from neuralfield.training import asked, checkpoint, running, shared
 from neuralfield.training.journal import Journal
 from neuralfield.training.opening import epochs_of, initialise, opened
 from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress
 from neuralfield.training.session import Session
 from neuralfield.training.torchrun import here, together
+from neuralfield.types import spread
 
 POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
@@ -28,6 +30,7 @@ PREPARING = 1004  # the seed's second number; an epoch of that number draws othe
 
 
 @together
+@freed_memory_kept()
 def fit(
     data: Signals | str | None = None,
     *,
@@ -78,8 +81,10 @@ def fit(
     epochs = epochs_of(state) if epochs is None else epochs
     length: dict[str, int | float] = {"budget": budget} if budget else {"epochs_wanted": epochs}
     early = state.model.source.files is not None  # the files of a mapped bank lie in the folder from the beginning
-    if folder is not None and early:
-        _claim(state, resume, length)
+    if folder is not None and resume:
+        checkpoint.agree(folder, early)
+    elif folder is not None and early:
+        _claim(state, False, length)
     state.lay_out()
     if not (resume and state.restore()):
         initialise(state, epochs)
@@ -129,7 +134,7 @@ def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
 def _scores(run: Run, signals: Signals) -> dict[str, float]:
     """The domain's scores, averaged over evenly spread training signals."""
     scores: dict[str, list[Tensor]] = {}
-    for rows in torch.linspace(0, len(signals) - 1, min(SCORED, len(signals))).long().split(run.recipe.inference.batch):
+    for rows in spread(len(signals), SCORED).split(run.recipe.inference.batch):
         truth = glanced_at(signals.truth(rows), run.domain).to(run.device)
         for name, values in run.domain.score(run.field(run.model.source.rows(rows)), truth).items():
             scores.setdefault(name, []).append(values.cpu())

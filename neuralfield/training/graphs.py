@@ -22,6 +22,8 @@ from neuralfield.types import Latent, Loss, Observations
 
 WARM = 3
 """Steps made as usual before a capture: libraries load kernels and optimisers make their state in the first ones."""
+OWN = ("neuralfield.", "torch.")
+"""Where parts come from whose steps are known to be repeatable."""
 MOST = 4
 """Forms of batches (sizes, and who moves) that are captured: each keeps its activations."""
 
@@ -194,8 +196,11 @@ def graphs_of(model: Model, optimisers: Optimisers, settings: Training, device: 
 
 def refusal(model: Model, optimisers: Optimisers) -> str | None:
     """Why steps of this model cannot be captured, as far as that is known before one is tried."""
-    if not model.objective.capturable:
+    if not vars(type(model.objective)).get("capturable"):  # what a class inherits says nothing of what it changes
         return "the objective does not say that its steps can be captured"
+    foreign = [type(part).__name__ for part in model.objective.modules() if not type(part).__module__.startswith(OWN)]
+    if foreign:
+        return f"{foreign[0]} is not ours: it may draw numbers, or wait for the GPU"
     if optimisers.ranks.world > 1:
         return "several ranks speak in every step"
     if model.source.files is not None:

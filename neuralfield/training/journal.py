@@ -18,8 +18,7 @@ from neuralfield.domains.pictures import sheet
 from neuralfield.inference.thinning import glanced_at
 from neuralfield.recipe import Model
 from neuralfield.signals.signals import Signals
-from neuralfield.training.ranks import spread
-from neuralfield.types import Field, Latent, Loss
+from neuralfield.types import Field, Latent, Loss, spread
 
 PROBES = 12
 """Signals whose pictures are kept over time: one row of a contact sheet."""
@@ -65,7 +64,7 @@ class Journal:
     def _look(self, model: Model, epoch: int, codes: Float[Tensor, "p D"]) -> None:
         """The probes' scores, and at landmarks their pictures and surfaces."""
         truth = self.truth.to(next(model.decoder.parameters()).device)
-        field = model.objective.field(Latent(codes), model.decoder)
+        field = model.objective.field(Latent(codes.to(truth.values.device)), model.decoder)
         scores = self.domain.score(field, truth)
         for name, values in scores.items():
             self.board.add_scalar(f"probes/{name}", values.nanmean().item(), epoch)
@@ -96,7 +95,7 @@ class Journal:
             rows[f"epoch {int(file.stem.removeprefix('epoch-'))}"] = rearrange(strip, "h (b w) c -> b h w c", b=len(self.index))
         rows["final"] = final
         sheet(rows).save(self.folder / "figures" / "reconstructions.png")
-        some = torch.linspace(0, len(codes) - 1, min(EMBEDDED, len(codes))).long()
+        some = spread(len(codes), EMBEDDED)
         sprites = torch.from_numpy(self.domain.draw(self.signals.truth(some))).permute(0, 3, 1, 2).float() / 255
         labels = self.signals.labels
         names = [str(int(labels[i])) if labels is not None else self.signals.ids[i] for i in some.tolist()]

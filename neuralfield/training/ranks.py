@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.types import spread
 
 
 class LostRankError(NeuralfieldError):
@@ -168,11 +169,6 @@ class Ranks:
 
 ALONE = Ranks()
 """The ordinary case: one process."""
-
-
-def spread(count: int, most: int) -> Int[Tensor, " s"]:
-    """Numbers of `most` of `count` signals, evenly spread."""
-    return torch.linspace(0, count - 1, min(most, count)).long()
 
 
 def wants_gpu(name: str) -> bool:

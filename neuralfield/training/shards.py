@@ -26,7 +26,9 @@ def save(
     folder: Path, name: str, tensors: dict[str, Tensor], rows: set[str], about: dict[str, Any], count: int, ranks: Ranks
 ) -> None:
     """All ranks call it. Tensors named in `rows` hold a rank's own of `count` rows, the others are the same on every rank."""
-    dcp = _dcp()
+    if ranks.told(_names(folder, name)):  # the same step: what a fit saves at the end of its last epoch, and when it has ended
+        return
+    dcp = needed()
     where = folder / "resume" / name
     if ranks.first:
         shutil.rmtree(where, ignore_errors=True)
@@ -44,9 +46,14 @@ def save(
         remove(folder, but=name)
 
 
+def _names(folder: Path, name: str) -> bool:
+    """Whether the newest whole checkpoint is the one of this name."""
+    return path_of(folder).exists() and files.read_json(path_of(folder))["folder"] == name
+
+
 def load(folder: Path, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, about), of row tensors a rank's own. All ranks call it, however many there were."""
-    dcp, table = _dcp(), files.read_json(path_of(folder))
+    dcp, table = needed(), files.read_json(path_of(folder))
     where = path_of(folder).with_name(table["folder"])
     for name, size in table["files"].items():
         if not (where / name).is_file() or (where / name).stat().st_size != size:
@@ -75,7 +82,7 @@ def remove(folder: Path, but: str = "") -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _dcp() -> Any:
+def needed() -> Any:
     """torch.distributed.checkpoint; imported here, since one process has no need of it."""
     module = import_module("torch.distributed.checkpoint")
     if not hasattr(module, "CheckpointableTensor"):

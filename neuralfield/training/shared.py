@@ -10,6 +10,7 @@ import neuralfield.files as files
 from neuralfield.errors import UsageError
 from neuralfield.latents.bank import Bank
 from neuralfield.recipe import Model
+from neuralfield.training import shards
 from neuralfield.training.ranks import Ranks
 from neuralfield.training.session import Session
 from neuralfield.types import Loss
@@ -29,6 +30,7 @@ def share(model: Model, count: int, ranks: Ranks) -> None:
     theirs = ranks.told(count)
     if theirs != count:
         raise UsageError(f"rank {ranks.rank} has {count} signals, the first one {theirs}: give all the same data")
+    shards.needed()
     own = ranks.share(count)
     model.source.hold(model.source.codes.data[own.start : own.stop].clone(), own.start)
 

@@ -54,7 +54,7 @@ def here() -> Ranks:
 
 def first() -> bool:
     """Whether this process is the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def together(fit: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -82,8 +82,10 @@ def _descended(
 ) -> Loss:
     still = [part for name, part in (("latents", model.source), ("decoder", model.decoder)) if name not in moves]
     parts, found = _parts(model, observations) if len(observations) else [], []
+    state = generator.get_state()
     with frozen(torch.nn.ModuleList(still)):
         for part in parts:
+            generator.set_state(state)  # what a signal draws does not depend on the part that it is in
             loss = model.objective(model.source, model.decoder, part, generator)
             ((loss.total.sum() + len(part) * loss.batch) / len(observations)).backward()
             found.append(loss)
