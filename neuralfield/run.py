@@ -27,7 +27,7 @@ from neuralfield.inference.thinning import thinned
 from neuralfield.latents.priors import Known, Prior
 from neuralfield.measurements import Local
 from neuralfield.objective import MAP, Objective
-from neuralfield.recipe import TRAINING_PRIOR, Model, Recipe, build, construct, read_toml
+from neuralfield.recipe import TRAINING_PRIOR, Model, Part, Recipe, build, construct, read_toml
 from neuralfield.registry import resolve
 from neuralfield.signals import signals as sources
 from neuralfield.signals.roster import Roster, read_ids, stored_ids
@@ -238,7 +238,7 @@ class Run:
         recipe, about = read_recipe(folder, settings)
         if not about.get("finished"):
             raise NeuralfieldError(f"{folder} holds a fit that was not finished; go on with nf fit --resume --out {folder}")
-        mapped = bool(recipe.latents.arguments.get("mapped"))
+        recipe, mapped = _able(recipe), bool(recipe.latents.arguments.get("mapped"))
         latents, ids = files.read_tensors(folder / "latents.safetensors", leave=["codes"] if mapped else [])
         if mapped:
             latents["codes"] = files.map_tensor(folder / "latents.safetensors", "codes")
@@ -280,6 +280,14 @@ class Run:
                 raise UsageError(
                     f'start "{self.recipe.inference.start}" is learned in a fit; {file} holds "{kinds.get(name, "none")}" instead'
                 )
+
+
+def _able(recipe: Recipe) -> Recipe:
+    """The recipe, with the kernel `auto` where its own does not work here: runs go from machines with a GPU to others."""
+    part = recipe.decoder
+    if "kernel" not in part.arguments or resolve("kernels", part.arguments["kernel"]).missing() is None:
+        return recipe
+    return recipe.model_copy(update={"decoder": Part(kind=part.kind, **{**part.arguments, "kernel": "auto"})})
 
 
 def concatenate(estimates: list[Estimate]) -> Estimate:

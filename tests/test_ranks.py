@@ -18,11 +18,11 @@ import neuralfield as nf
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.latents.source import FixedCodes
 from neuralfield.objective import MAP
-from neuralfield.training import checkpoint
+from neuralfield.training import checkpoint, shards
 from neuralfield.training.ranks import ALONE, Ranks
 from neuralfield.training.schedules.schedule import descend
 from neuralfield.training.shared import share
-from neuralfield.training.torchrun import here
+from neuralfield.training.torchrun import first, here
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -234,3 +234,22 @@ def test_torchrun_runs_the_command_and_only_the_first_rank_prints(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fitted 24 signals") == 1
     assert nf.Run.load(out).facts["epochs"] == 2
+
+
+def test_a_second_checkpoint_of_the_same_step_leaves_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the end of the last epoch is saved, and then the end of training: a kill in the second must not take the first along
+    whole = tmp_path / "resume" / "shards-7"
+    whole.mkdir(parents=True)
+    shards.path_of(tmp_path).write_text('{"folder": "shards-7"}')
+    monkeypatch.setattr(shards, "needed", lambda: pytest.fail("it was written again"))
+    shards.save(tmp_path, "shards-7", {}, set(), {}, 4, ALONE)
+    assert whole.is_dir()
+
+
+@pytest.mark.parametrize(("variables", "expected"), [({}, True), ({"RANK": "1"}, True), ({"RANK": "1", "WORLD_SIZE": "2"}, False)])
+def test_only_the_first_of_several_prints(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: bool) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert first() == expected

@@ -15,6 +15,7 @@ from synthetic import TINY, blobs, images
 import neuralfield as nf
 import neuralfield.files as files
 from neuralfield.errors import NeuralfieldError, UsageError
+from neuralfield.kernels.tinycudann import TinyCudaNN
 from neuralfield.run import FORMAT
 
 PACKAGE = Path(nf.__file__).parent
@@ -77,6 +78,17 @@ def test_saving_again_elsewhere_gives_the_same_files(run: nf.Run, fitted: Path, 
         if name == "recipe.toml":  # a fit also says there how long it was to last
             ours, theirs = (text.split(b"[run]")[0] for text in (ours, theirs))
         assert ours == theirs, name
+
+
+def test_a_run_that_was_fitted_with_a_kernel_that_is_not_here_is_loaded_with_another(tmp_path: Path, images: nf.Images) -> None:
+    shifted = [*TINY, "decoder.kind=modulated", "decoder.width=8", "decoder.depth=2", "decoder.frequencies=4"]
+    nf.fit(images, recipe="image", settings=shifted, epochs=1, device="cpu", out=tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('kernel = "auto"', 'kernel = "tinycudann"'))
+    run = nf.Run.load(tmp_path / "run")
+    missing = TinyCudaNN.missing()
+    assert run.recipe.decoder.arguments["kernel"] == ("auto" if missing else "tinycudann")
+    assert not missing or run.field(run.codes[:1])(torch.zeros(3, 2)).shape == (1, 3, 1)
 
 
 def test_a_run_without_a_folder_says_how_to_save_it(images: nf.Images) -> None:

@@ -9,7 +9,7 @@ from synthetic import Linear
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError
-from neuralfield.types import Field, Latent, Loss, Observations
+from neuralfield.types import Field, Latent, Loss, Observations, spread
 
 
 @pytest.fixture
@@ -154,3 +154,10 @@ def test_samples_have_the_mean_and_the_spread_of_the_codes_and_gradients_to_both
     assert many.log_std.grad is not None
     assert many.mean.grad.eq(1).all()
     torch.testing.assert_close(many.log_std.grad, (drawn - many.mean).detach())  # d(mean + e^s n)/ds = e^s n
+
+
+@pytest.mark.parametrize("count", [1, 7, 12, 13, 2**24 + 3, 20_000_000, 10**9])
+def test_things_are_spread_from_the_first_to_the_last(count: int) -> None:
+    chosen = spread(count, 12)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert (int(chosen[0]), int(chosen[-1]), len(chosen)) == (0, count - 1, min(count, 12))

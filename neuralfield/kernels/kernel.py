@@ -122,7 +122,7 @@ class Auto(Kernel):
         return _Twinned.apply(chosen, self.able[-1], network, *flat)
 
     def choice(self, network: Network, inputs: Float[Tensor, "G N F"]) -> Kernel:
-        """Gradients by the inputs are mostly differentiated again (slopes of fields), and small things are done before all is set up."""
+        """Gradients by the inputs are mostly differentiated again (slopes of fields); small things are done at once."""
         numbers = network.signals(inputs) * inputs.shape[1] * max(len(weight) for weight in network.weights)
         small = inputs.device.type == "cpu" and numbers < SMALL
         if small or (_wants_gradient(inputs) and torch.is_grad_enabled()):
