@@ -54,6 +54,7 @@ class Case:
     """Points of a dense decode."""
 
     def decoder(self, kernel: Kernel | None = None) -> Decoder:
+        KEPT.enter_context(freed_memory_kept())  # as in every process of nf
         torch.manual_seed(0)
         made: Any = self.make()
         if kernel is not None:
@@ -153,7 +154,6 @@ def _descent(case: Case, decoder: Decoder, moves: tuple[str, ...]) -> Step:
     model = Model(Shape(), bank, decoder, _objective(case))
     optimisers = Optimisers(RowAdam(bank.parameters(), 1e-3), torch.optim.Adam(decoder.parameters(), 5e-4))
     seen = case.batch()
-    KEPT.enter_context(freed_memory_kept())  # as nf.fit does
     return lambda: descend(model, optimisers, seen, random, moves)
 
 

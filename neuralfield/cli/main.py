@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from neuralfield.errors import NeuralfieldError, SaidError
+from neuralfield.kernels.memory import freed_memory_kept
 
 VERBS = {
     "fit": "fit a decoder and a bank of codes to signals",
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     try:
-        result: Any = nf.main(words, prog_name="nf", standalone_mode=False)
+        with freed_memory_kept():
+            result: Any = nf.main(words, prog_name="nf", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()

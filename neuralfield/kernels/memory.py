@@ -11,6 +11,8 @@ KEPT, ORDINARY = 2**28, 2**17
 """Bytes of freed memory that stay with the process while it trains, and otherwise."""
 LARGEST = 2**24
 """Bytes from which an allocation gets pages of its own from the system: a layer of 4,096 points x 512 units takes half of that."""
+_WITHIN: list[bool] = []
+"""Not empty where memory is kept already: the outermost gives it back."""
 
 
 @contextmanager
@@ -21,14 +23,16 @@ def freed_memory_kept() -> Iterator[None]:
     Other C libraries have no such setting.
     """
     libc, own = _libc(), any(name.startswith("MALLOC_") for name in os.environ)
-    if libc is None or own:
+    if libc is None or own or _WITHIN:
         yield
         return
     libc.mallopt(MAPPED, LARGEST)
     libc.mallopt(TRIM, KEPT)
+    _WITHIN.append(True)
     try:
         yield
     finally:
+        _WITHIN.clear()
         libc.mallopt(TRIM, ORDINARY)
         libc.malloc_trim(0)
 
