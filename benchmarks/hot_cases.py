@@ -1,7 +1,6 @@
 """The networks whose hot paths are timed, and our own loops over them: train step, latents-only step, Jacobian, dense decode."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from deepsdf_reference import CLAMP
 from jaxtyping import Float
 from torch import Tensor
-from turns import Step
+from turns import KEPT, Step
 
 from neuralfield.decoders.concat import Concat
 from neuralfield.decoders.decoder import Decoder
@@ -29,8 +28,6 @@ from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.schedules.schedule import Optimisers, descend
 from neuralfield.types import Field, Observations
 
-KEPT = ExitStack()
-"""What lasts as long as the process."""
 BANK = 1000
 """Signals in the bank."""
 

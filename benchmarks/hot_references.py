@@ -7,7 +7,9 @@ as one tensor. The function autodecoder ("What is autodecoder?", 2024): minibatc
 import torch
 from deepsdf_reference import Form, Network, Training
 from torch import Tensor, nn
-from turns import Step
+from turns import KEPT, Step
+
+from neuralfield.kernels.memory import freed_memory_kept
 
 FORMS = {"DeepSDF 8x512": Form(512, 8, 256, 4), "DeepSDF 4x128": Form(128, 4, 64, 2)}
 W0 = 30.0
@@ -21,6 +23,12 @@ def deepsdf_train(case: str) -> Step:
     points = torch.rand(form.shapes, form.samples, 4, generator=random) * 2 - 1
     training, shapes = Training(1000, form), torch.arange(form.shapes)
     return lambda: training.step(points, shapes)
+
+
+def deepsdf_kept(case: str) -> Step:
+    """The train step of a process that keeps freed memory, as ours do: most of what its dropout takes goes there and back."""
+    KEPT.enter_context(freed_memory_kept())
+    return deepsdf_train(case)
 
 
 def deepsdf_latents(case: str) -> Step:

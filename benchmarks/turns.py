@@ -6,6 +6,7 @@ What one does to memory or to caches of torch stays with it, and a slow moment o
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,6 +16,9 @@ import torch
 
 LEAST = 0.05
 """Seconds of a turn at least: short steps are repeated within it."""
+
+KEPT = ExitStack()
+"""What lasts as long as a process."""
 
 Step = Callable[[], object]
 Loop = tuple[str, dict[str, Any]]
