@@ -39,6 +39,7 @@ def opened(
         shared.share(model, len(training), ranks)
     for module in (model.source, model.decoder, model.objective):
         module.to(device)
+    model.decoder.eval()  # the loop says when it trains
     with torch.no_grad():  # a kernel that cannot evaluate this decoder says so before anything is written
         model.decoder(
             torch.zeros(1, model.source.code_dim, device=device), torch.zeros(1, 1, model.domain.coord_dim, device=device)
