@@ -94,6 +94,7 @@ def _joined(device: str, out: Any) -> Iterator[Ranks]:
         ranks = replace(ranks, folder=Path(folder))
         _HERE.set(ranks)
         yield ranks
+        _await_others(ranks, store)
     except (Exception, KeyboardInterrupt) as error:
         _on_sigterm(signal.SIG_IGN)  # torchrun ends those that are left; one of them has a line to say before
         _part()
@@ -103,6 +104,15 @@ def _joined(device: str, out: Any) -> Iterator[Ranks]:
         _part()
         _HERE.reset(token)
         _on_sigterm(before)
+
+
+def _await_others(ranks: Ranks, store: dist.Store) -> None:
+    """Until all are done, for a while: a connection that closes while the other side still reads from it can abort that process."""
+    with suppress(RuntimeError):  # the first rank held the store, and has gone on
+        store.set(f"done/{ranks.rank}", "")
+        until = time.monotonic() + ROLL_CALL
+        while time.monotonic() < until and not store.check([f"done/{rank}" for rank in range(ranks.world)]):
+            time.sleep(0.02)
 
 
 @cache
