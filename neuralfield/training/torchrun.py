@@ -106,7 +106,7 @@ def _joined(device: str, out: Any) -> Iterator[Ranks]:
         _on_sigterm(before)
 
 
-def _await_others(ranks: Ranks, store: dist.Store) -> None:
+def _await_others(ranks: Ranks, store: Store) -> None:
     """Until all are done, for a while: a connection that closes while the other side still reads from it can abort that process."""
     with suppress(RuntimeError):  # the first rank held the store, and has gone on
         store.set(f"done/{ranks.rank}", "")
