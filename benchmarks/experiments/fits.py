@@ -1,0 +1,85 @@
+"""The fits that pages share: each is made once, and kept in a run folder with its training curve."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+import neuralfield as nf
+from experiments.laboratory import Laboratory
+from neuralfield.files import read_json, write_json
+from neuralfield.recipe import Recipe
+from neuralfield.training.progress import Progress, Report
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A recipe with settings, on the training digits or, where `own`, on the recipe's own signals. `minutes` are about what it takes."""
+
+    recipe: str
+    settings: tuple[str, ...] = ()
+    epochs: int | None = None
+    own: bool = False
+    minutes: float = 1.0
+
+
+FITS = {
+    # 8 rounds of 20 + 20 epochs, as the seed measured them
+    "functions-alternating": Fit("functions-alternating", ("schedule.rounds=8",), own=True, minutes=0.5),
+    "functions-joint": Fit("functions-joint", epochs=320, own=True, minutes=0.5),
+    "autodecoder-mnist": Fit("autodecoder-mnist", minutes=5),
+    "image": Fit("image", minutes=1),
+    "image-completion": Fit("image-completion", minutes=3),
+}
+
+
+class Curve(Progress):
+    """Of each epoch: the mean loss of its steps, and the probes' score at its beginning (None where nobody looked)."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, list[float]] = {}
+        self.scores: dict[int, float | None] = {}
+        self.began: float | None = None
+        self.seconds: dict[int, float] = {}
+
+    def report(self, report: Report) -> None:
+        self.began = time.process_time() if self.began is None else self.began
+        self.losses.setdefault(report.epoch, []).append(report.loss)
+        self.scores[report.epoch] = report.score
+        self.seconds.setdefault(report.epoch, time.process_time() - self.began)
+
+    def rows(self) -> list[tuple[int, float, float | None, float]]:
+        """(epoch, loss, score, CPU seconds since the first step), without the last, which has one step alone."""
+        epochs = sorted(self.losses)[: -1 or None]
+        return [(e, sum(self.losses[e]) / len(self.losses[e]), self.scores[e], self.seconds[e]) for e in epochs]
+
+
+def folder_of(laboratory: Laboratory, name: str) -> Path:
+    return laboratory.runs / name
+
+
+def fitted(laboratory: Laboratory, name: str, again: bool = False) -> nf.Run:
+    """A fit, from its folder where that holds what is asked for."""
+    fit, folder = FITS[name], folder_of(laboratory, name)
+    recipe = Recipe.load(fit.recipe, fit.settings)
+    epochs = fit.epochs if laboratory.epochs is None else laboratory.epochs
+    signals = None if fit.own else laboratory.training
+    asked = {"recipe": recipe.to_toml(), "epochs": epochs, "data": None if fit.own else [laboratory.source, len(laboratory.training)]}
+    told = folder / "asked.json"
+    if not again and told.exists() and read_json(told) == asked:
+        return nf.Run.load(folder)
+    curve, began = Curve(), time.process_time()
+    run = nf.fit(signals, recipe=recipe, epochs=epochs, out=folder, overwrite=True, progress=curve)
+    seconds = time.process_time() - began
+    write_json(folder / "curve.json", {"cpu_seconds": seconds, "rows": curve.rows()})
+    write_json(told, asked)
+    click.echo(f"{name}: fitted in {seconds:.0f} CPU s, {run.facts['scores']['train']}", err=True)
+    return run
+
+
+def curve_of(laboratory: Laboratory, name: str) -> dict[str, Any]:
+    """`cpu_seconds` of the fit, and `rows` of its curve; the fit must be there."""
+    found: dict[str, Any] = read_json(folder_of(laboratory, name) / "curve.json")
+    return found
