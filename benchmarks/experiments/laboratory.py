@@ -11,6 +11,9 @@ from torch import Tensor
 
 import neuralfield as nf
 
+HELD_OUT = 256
+"""Training digits that no fit sees."""
+
 
 @dataclass(frozen=True)
 class Laboratory:
@@ -33,7 +36,16 @@ class Laboratory:
     @cached_property
     def training(self) -> nf.Signals:
         """Digits of the fits, padded to 32x32."""
-        return self.digits("train", 0, self.train)
+        return self.digits("train", 0, min(self.train, self.all_training - HELD_OUT))
+
+    @cached_property
+    def held_out(self) -> nf.Signals:
+        """Training digits after those of the fits: what is tuned or calibrated is so on them."""
+        return self.digits("train", len(self.training), HELD_OUT)
+
+    @cached_property
+    def all_training(self) -> int:
+        return len(nf.load(self.source, split="train"))
 
     @cached_property
     def new(self) -> nf.Signals:
