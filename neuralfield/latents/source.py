@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,12 @@ class LatentSource(nn.Module, ABC):
     """[n, D]: one code for each signal of the data set."""
     files: RowFiles | None = None
     """Where the codes lie, of a mapped bank."""
+    reads: ClassVar[bool] = False
+    """Whether codes are read off what was observed."""
+    variational: ClassVar[bool] = False
+    """Whether codes come as distributions, with a `log_std`."""
+    logistic: bool = False
+    """Whether codes lie between 0 and 1."""
 
     def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> SpectralBasis | None:
         """Prepare for training on the signals that `batches()` goes over in order; only a bank has something to do.
