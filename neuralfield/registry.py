@@ -50,6 +50,22 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "normal": "neuralfield.latents.initialise:Normal",
         "spectral": "neuralfield.latents.initialise:Spectral",
     },
+    "networks": {
+        "linear": "neuralfield.latents.encoders.linear:Linear",
+        "mlp": "neuralfield.latents.encoders.mlp:MLP",
+        "convolutional": "neuralfield.latents.encoders.convolutional:Convolutional",
+        "set": "neuralfield.latents.encoders.points:Points",
+    },
+    "penalties": {
+        "contractive": "neuralfield.latents.penalties:Contractive",
+        "kl-sparsity": "neuralfield.latents.penalties:KLSparsity",
+        "l1": "neuralfield.latents.penalties:L1",
+    },
+    "corruptions": {
+        "dropout": "neuralfield.signals.corruptions:Dropout",
+        "mask": "neuralfield.signals.corruptions:Mask",
+        "noise": "neuralfield.signals.corruptions:Noise",
+    },
     "priors": {
         "isotropic": "neuralfield.latents.priors:Isotropic",
         "gaussian": "neuralfield.latents.priors:Gaussian",
@@ -132,18 +148,23 @@ def resolve(room: str, name: str) -> Any:
         return _registered[room][name]
     target = BUILT_IN.get(room, {}).get(name) or _plugins(room).get(name)
     if target is None:
-        raise UsageError(f'there is no {room.rstrip("s")} "{name}"{nearest(name, names(room))}; known: {", ".join(names(room))}')
+        raise UsageError(f'there is no {_one_of(room)} "{name}"{nearest(name, names(room))}; known: {", ".join(names(room))}')
     module, _, attribute = target.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise NeuralfieldError(f'{room.rstrip("s")} "{name}" ({target}) cannot be loaded: {error}') from error
+        raise NeuralfieldError(f'{_one_of(room)} "{name}" ({target}) cannot be loaded: {error}') from error
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """', did you mean "x"?' where something close is known, else nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f', did you mean "{close[0]}"?' if close else ""
+
+
+def _one_of(room: str) -> str:
+    """ "penalty" of "penalties"."""
+    return f"{room.removesuffix('ies')}y" if room.endswith("ies") else room.rstrip("s")
 
 
 def _plugins(room: str) -> dict[str, str]:
