@@ -20,7 +20,7 @@ from neuralfield.inference.laplace import gaussian
 from neuralfield.inference.oriented import oriented
 from neuralfield.inference.posterior import Approximation, Posterior
 from neuralfield.inference.quadratic import quadratic
-from neuralfield.inference.restarts import coarse_search, search
+from neuralfield.inference.restarts import coarse_search, search, solved
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
 from neuralfield.inference.thinning import thinned
@@ -172,13 +172,17 @@ class Run:
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)
-            starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
-            if settings.coarse is not None and not solver.exact and batch.weight.shape[1] > settings.coarse:
-                starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
-                work = work + more
-            if separate:  # after points were drawn by their places, which must not depend on what others have seen
-                batch = batch.without_unseen()
-            estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
+            if solver.exact:
+                start, work = self.start(batch, self.decoder, objective), self.start.evaluations(batch, self.decoder)
+                estimate = solved(solver, objective, self.decoder, batch, start, with_posterior=samples > 0)
+            else:
+                starts, work = self.start.several(batch, self.decoder, objective, settings.starts)
+                if settings.coarse is not None and batch.weight.shape[1] > settings.coarse:
+                    starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
+                    work = work + more
+                if separate:  # after points were drawn by their places, which must not depend on what others have seen
+                    batch = batch.without_unseen()
+                estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if calibrated and estimate.posterior is not None and not solver.exact:
                 estimate = replace(estimate, posterior=estimate.posterior.flattened(float(self.calibration.evidence)))
             if samples and isinstance(objective, MAP) and estimate.posterior is not None:

@@ -45,6 +45,11 @@ class Network(nn.Module, ABC):
         self.coord_dim, self.value_dim, self.shape, self.outputs = coord_dim, value_dim, shape, outputs
         self.width, self.depth, self.activation = width, depth, ACTIVATIONS[activation]
 
+    @property
+    def whole(self) -> bool:
+        """Whether it takes all points of the grid, and nothing else."""
+        return hasattr(self, "grid")
+
     @abstractmethod
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
         """`outputs` numbers for each signal."""
