@@ -225,7 +225,10 @@ def _agree(recipe: Recipe, source: LatentSource, parts: dict[str, Any]) -> None:
         (resolve("starts", recipe.inference.start).reads and not source.reads, _NO_ENCODER),
         (recipe.corruption and not source.reads, "[corruption] changes what an encoder reads; say corruption.kind=none"),
         (penalty and penalty.refusal(source), penalty and penalty.refusal(source)),
-        (source.variational and not _is_gaussian(parts["prior"]), "its divergence needs a Gaussian prior; say prior.kind=isotropic"),
+        (
+            source.variational and not _is_gaussian(parts["prior"]),
+            "it needs a Gaussian prior; say prior.kind=isotropic",
+        ),
         (training.polish and not free, "training.polish searches the codes of a plain bank; say training.polish=0"),
         (source.reads and training.draw == "samples", "it reads signals, not single samples; say training.draw=signals"),
         (whole and training.points, "it reads whole signals; leave out training.points, or say latents.network=set"),

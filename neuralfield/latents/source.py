@@ -34,12 +34,6 @@ class LatentSource(nn.Module, ABC):
     """[n, D]: the logarithms of the codes' standard deviations, where it is variational."""
     files: RowFiles | None = None
     """Where the codes lie, of a mapped bank."""
-    reads: ClassVar[bool] = False
-    """Whether codes are read off what was observed."""
-    variational: ClassVar[bool] = False
-    """Whether codes come as distributions, with a `log_std`."""
-    logistic: bool = False
-    """Whether codes lie between 0 and 1."""
 
     def initialise(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> SpectralBasis | None:
         """Prepare for training on the signals that `batches()` goes over in order; only a bank has something to do.
