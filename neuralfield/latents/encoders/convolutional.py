@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from neuralfield.latents.encoders.network import Activation, Network, grid_of, whole
+from neuralfield.latents.encoders.network import Network, grid_of, whole
 from neuralfield.types import Observations
 
 SMALLEST = 4
@@ -30,7 +30,7 @@ class Convolutional(Network):
         outputs: int,
         width: int = 32,
         depth: int = 2,
-        activation: Activation = "leaky-relu",
+        activation: str = "leaky-relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.grid = grid_of(shape, "convolutional")

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuralfield.latents.encoders.network import Activation, Network, grid_of, whole
+from neuralfield.latents.encoders.network import Network, grid_of, whole
 from neuralfield.types import Observations
 
 
@@ -20,7 +20,7 @@ class Linear(Network):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.grid = grid_of(shape, "linear")

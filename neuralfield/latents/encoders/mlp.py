@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from neuralfield.latents.encoders.network import Activation, Network, chained, grid_of, layers, whole
+from neuralfield.latents.encoders.network import Network, chained, grid_of, layers, whole
 from neuralfield.types import Observations
 
 
@@ -20,7 +20,7 @@ class MLP(Network):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.grid = grid_of(shape, "mlp")

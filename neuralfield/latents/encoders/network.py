@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,6 @@ from neuralfield.errors import NeuralfieldError
 from neuralfield.kernels import reference
 from neuralfield.types import Observations
 
-Activation = Literal["relu", "leaky-relu", "silu", "tanh", "logistic"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **{name: reference.ACTIVATIONS[name] for name in ("relu", "leaky-relu", "silu")},
     "tanh": torch.tanh,
@@ -37,7 +35,7 @@ class Network(nn.Module, ABC):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuralfield.latents.encoders.network import Activation, Network, chained, layers
+from neuralfield.latents.encoders.network import Network, chained, layers
 from neuralfield.types import Observations
 
 FREQUENCIES = 32
@@ -33,7 +33,7 @@ class Points(Network):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.register_buffer("frequencies", torch.randn(coord_dim, FREQUENCIES) * BANDWIDTH)
