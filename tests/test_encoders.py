@@ -56,6 +56,11 @@ def test_names_are_those_of_a_recipe() -> None:
     assert [resolve("networks", name) for name in ("linear", "mlp", "convolutional", "set")] == [*GRIDS, Points]
 
 
+def test_a_network_says_whether_it_reads_whole_grids_alone() -> None:
+    assert all(kind.whole for kind in GRIDS)
+    assert not Points.whole
+
+
 def test_an_mlp_without_hidden_layers_is_linear() -> None:
     linear, mlp = (kind(2, 2, (3, 4), 5, 16, 0, "relu") for kind in (Linear, MLP))
     mlp.load_state_dict({f"layers.0.{name}": value for name, value in linear.layer.state_dict().items()})

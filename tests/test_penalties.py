@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from contracts.penalty import PenaltyContract, Reader
+from contracts.penalty import OneLayer, PenaltyContract
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.distributions import Bernoulli, Laplace, kl_divergence
@@ -87,7 +87,7 @@ def test_the_contractive_penalty_is_the_squared_norm_of_autograds_jacobian(netwo
 
 
 def test_the_contractive_penalty_of_a_logistic_layer_is_known_in_closed_form(observations: Observations) -> None:
-    source = Reader(30, code_dim=7, activation=nn.Sigmoid()).double()
+    source = OneLayer(30, code_dim=7, activation=nn.Sigmoid()).double()
     h, seen = source(observations).mean, observations.weight[:, None]
     expected = ((h * (1 - h)).square() * (source.layer.weight * seen).square().sum(2)).sum(1)
     torch.testing.assert_close(cost(Contractive(1.0), source, observations), expected, rtol=1e-10, atol=1e-10)
@@ -98,7 +98,7 @@ def test_the_contractive_penalty_of_a_logistic_layer_is_known_in_closed_form(obs
 
 
 def test_hutchinsons_estimate_is_the_penalty_in_expectation(observations: Observations) -> None:
-    source = Reader(30, code_dim=7, activation=nn.Sigmoid()).double()
+    source = OneLayer(30, code_dim=7, activation=nn.Sigmoid()).double()
     exact = cost(Contractive(1.0), source, observations)
     draws = torch.stack([cost(Contractive(1.0, probes=1), source, observations, seed) for seed in range(2000)])
     error = draws.std(0) / 2000**0.5
@@ -124,7 +124,7 @@ def test_a_bank_has_no_jacobian_and_is_refused_by_name() -> None:
 
 
 def test_l1_is_a_laplace_prior_but_for_its_constant(observations: Observations) -> None:
-    source = Reader(30).double()
+    source = OneLayer(30).double()
     z = source(observations).mean
     density = Laplace(0.0, 1 / 0.7).log_prob(z).sum(1) - Laplace(0.0, 1 / 0.7).log_prob(torch.zeros_like(z)).sum(1)
     torch.testing.assert_close(cost(L1(0.7), source, observations), -density)
@@ -140,7 +140,7 @@ def test_l1_serves_a_bank() -> None:
 
 
 def test_kl_sparsity_is_that_of_bernoulli_variables(observations: Observations) -> None:
-    source = Reader(30, code_dim=7, activation=nn.Sigmoid()).double()
+    source = OneLayer(30, code_dim=7, activation=nn.Sigmoid()).double()
     q = source(observations).mean.mean(0)
     expected = 2.0 * kl_divergence(Bernoulli(torch.tensor(0.05).double()), Bernoulli(q)).sum()
     torch.testing.assert_close(
@@ -149,7 +149,7 @@ def test_kl_sparsity_is_that_of_bernoulli_variables(observations: Observations) 
 
 
 def test_units_that_are_as_active_as_wanted_cost_nothing_and_the_others_more_the_further_they_are() -> None:
-    penalty, reader = KLSparsity(1.0, share=0.25), Reader(1)
+    penalty, reader = KLSparsity(1.0, share=0.25), OneLayer(1)
     observations = Observations(torch.arange(2), torch.zeros(1, 1, 1), torch.zeros(2, 1, 1), torch.ones(2, 1))
 
     def at(q: float) -> float:
@@ -162,9 +162,9 @@ def test_units_that_are_as_active_as_wanted_cost_nothing_and_the_others_more_the
 
 
 def test_kl_sparsity_is_refused_where_codes_are_no_activations() -> None:
-    for source in (Bank(3, 2), Reader(30)):
+    for source in (Bank(3, 2), OneLayer(30)):
         refusal = KLSparsity().refusal(source)
         assert refusal is not None
-        assert "do not lie between 0 and 1; use an encoder with latents.logistic=true" in refusal
+        assert "do not lie between 0 and 1; use an encoder with latents.output=logistic" in refusal
     with pytest.raises(ValueError, match=r"penalty\.share must lie between 0 and 1, got 1\.5"):
         KLSparsity(share=1.5)

@@ -9,7 +9,7 @@ from neuralfield.latents.source import LatentSource
 from neuralfield.types import Latent, Observations
 
 
-class Reader(LatentSource):
+class OneLayer(LatentSource):
     """The smallest encoder: an activation of a matrix product with all values."""
 
     reads = True
@@ -41,7 +41,7 @@ class PenaltyContract:
 
     @pytest.fixture
     def source(self) -> LatentSource:
-        return Reader(14, activation=self.activation()).double()
+        return OneLayer(14, activation=self.activation()).double()
 
     def cost(self, source: LatentSource, observations: Observations, weight: float = 0.5, seed: int = 0) -> Tensor:
         """What a fit would be told."""

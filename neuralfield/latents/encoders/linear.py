@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuralfield.latents.encoders.network import Network, grid_of, whole
+from neuralfield.latents.encoders.network import Network, grid_of, on_grid
 from neuralfield.types import Observations
 
 
@@ -27,4 +27,4 @@ class Linear(Network):
         self.layer = nn.Linear(math.prod(self.grid) * value_dim, outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
-        return self.layer(whole(observations, self.grid).flatten(1))
+        return self.layer(on_grid(observations, self.grid).flatten(1))

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from neuralfield.latents.encoders.network import Network, chained, grid_of, layers, whole
+from neuralfield.latents.encoders.network import Network, chained, grid_of, layers, on_grid
 from neuralfield.types import Observations
 
 
@@ -27,4 +27,4 @@ class MLP(Network):
         self.layers = layers(math.prod(self.grid) * value_dim, width, depth, outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
-        return chained(self.layers, self.activation, whole(observations, self.grid).flatten(1))
+        return chained(self.layers, self.activation, on_grid(observations, self.grid).flatten(1))

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,9 @@ class Network(nn.Module, ABC):
     All kinds are built from the same arguments: signals have `value_dim` values at points of `coord_dim` coordinates, which may lie
     on a grid of `shape`; hidden layers are `width` wide, and there are `depth` of them where a kind has a choice.
     """
+
+    whole: ClassVar[bool] = True
+    """Whether it reads all points of a grid and nothing else."""
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ def grid_of(shape: tuple[int, ...] | None, network: str) -> tuple[int, ...]:
     return shape
 
 
-def whole(observations: Observations, shape: tuple[int, ...]) -> Float[Tensor, "B N V"]:
+def on_grid(observations: Observations, shape: tuple[int, ...]) -> Float[Tensor, "B N V"]:
     """The values on the whole grid of `shape`, 0 where hidden; one clear line where they are not there."""
     got, takes = observations.values.shape[1], f"the {math.prod(shape)} points of the {' x '.join(map(str, shape))} grid"
     if got != math.prod(shape):

@@ -1,6 +1,7 @@
 """A set encoder: points wherever they lie, as many as there are, in any order."""
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ class Points(Network):
     Bounds are left out: their values are none. Where nothing is seen the mean is 0.
     """
 
+    whole: ClassVar[bool] = False
     frequencies: Tensor
 
     def __init__(
