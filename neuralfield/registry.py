@@ -40,7 +40,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "file": "neuralfield.signals.masks:File",
         "depth": "neuralfield.signals.depth:Depth",
     },
-    "latents": {"bank": "neuralfield.latents.bank:Bank"},
+    "latents": {
+        "bank": "neuralfield.latents.bank:Bank",
+        "encoder": "neuralfield.latents.encoder:Encoder",
+        "gaussian-encoder": "neuralfield.latents.encoder:GaussianEncoder",
+        "variational-bank": "neuralfield.latents.variational_bank:VariationalBank",
+    },
     "initialisers": {
         "normal": "neuralfield.latents.initialise:Normal",
         "spectral": "neuralfield.latents.initialise:Spectral",
@@ -105,6 +110,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "solvers": {
         "adam": "neuralfield.inference.adam:Adam",
         "adam-deepsdf": "neuralfield.inference.adam:adam_deepsdf",
+        "encode": "neuralfield.inference.encode:Encode",
         "lbfgs": "neuralfield.inference.lbfgs:LBFGS",
         "levenberg": "neuralfield.inference.levenberg:Levenberg",
         "linear": "neuralfield.inference.linear:Linear",
@@ -116,6 +122,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "starts": {
         "amortised": "neuralfield.inference.amortised:Amortised",
+        "encoder": "neuralfield.inference.starts:Encoder",
         "mean": "neuralfield.inference.starts:Mean",
         "nearest": "neuralfield.inference.starts:Nearest",
         "spectral": "neuralfield.inference.starts:Spectral",

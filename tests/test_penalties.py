@@ -165,6 +165,6 @@ def test_kl_sparsity_is_refused_where_codes_are_no_activations() -> None:
     for source in (Bank(3, 2), OneLayer(30)):
         refusal = KLSparsity().refusal(source)
         assert refusal is not None
-        assert "do not lie between 0 and 1; use an encoder with latents.output=logistic" in refusal
+        assert "do not lie between 0 and 1; use latents.kind=encoder with latents.output=logistic" in refusal
     with pytest.raises(ValueError, match=r"penalty\.share must lie between 0 and 1, got 1\.5"):
         KLSparsity(share=1.5)

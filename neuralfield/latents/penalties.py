@@ -116,7 +116,9 @@ class KLSparsity(Penalty):
     def refusal(self, source: LatentSource) -> str | None:
         if source.logistic:
             return None
-        return f"the codes of this {kind_of(source)} do not lie between 0 and 1; use an encoder with latents.output=logistic"
+        return (
+            f"the codes of this {kind_of(source)} do not lie between 0 and 1; use latents.kind=encoder with latents.output=logistic"
+        )
 
     def cost(
         self, latent: Latent, source: LatentSource, observations: Observations, generator: torch.Generator | None = None
