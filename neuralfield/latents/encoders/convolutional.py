@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from neuralfield.latents.encoders.network import Activation, Network, grid_of, whole
+from neuralfield.latents.encoders.network import Network, grid_of, on_grid
 from neuralfield.types import Observations
 
 SMALLEST = 4
@@ -30,7 +30,7 @@ class Convolutional(Network):
         outputs: int,
         width: int = 32,
         depth: int = 2,
-        activation: Activation = "leaky-relu",
+        activation: str = "leaky-relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.grid = grid_of(shape, "convolutional")
@@ -48,7 +48,7 @@ class Convolutional(Network):
         self.last = nn.Linear(channels[-1] * math.prod(last), outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
-        h = rearrange(whole(observations, self.grid), "b (h w) v -> b v h w", h=self.grid[0])
+        h = rearrange(on_grid(observations, self.grid), "b (h w) v -> b v h w", h=self.grid[0])
         above, left = (missing // 2 for missing in self.missing)
         h = pad(h, (left, self.missing[1] - left, above, self.missing[0] - above))
         for layer in self.layers:

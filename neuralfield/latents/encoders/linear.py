@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuralfield.latents.encoders.network import Activation, Network, grid_of, whole
+from neuralfield.latents.encoders.network import Network, grid_of, on_grid
 from neuralfield.types import Observations
 
 
@@ -20,11 +20,11 @@ class Linear(Network):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.grid = grid_of(shape, "linear")
         self.layer = nn.Linear(math.prod(self.grid) * value_dim, outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
-        return self.layer(whole(observations, self.grid).flatten(1))
+        return self.layer(on_grid(observations, self.grid).flatten(1))

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from neuralfield.latents.encoders.network import Activation, Network, chained, grid_of, layers, whole
+from neuralfield.latents.encoders.network import Network, chained, grid_of, layers, on_grid
 from neuralfield.types import Observations
 
 
@@ -20,11 +20,11 @@ class MLP(Network):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.grid = grid_of(shape, "mlp")
         self.layers = layers(math.prod(self.grid) * value_dim, width, depth, outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
-        return chained(self.layers, self.activation, whole(observations, self.grid).flatten(1))
+        return chained(self.layers, self.activation, on_grid(observations, self.grid).flatten(1))

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,6 @@ from neuralfield.errors import NeuralfieldError
 from neuralfield.kernels import reference
 from neuralfield.types import Observations
 
-Activation = Literal["relu", "leaky-relu", "silu", "tanh", "logistic"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **{name: reference.ACTIVATIONS[name] for name in ("relu", "leaky-relu", "silu")},
     "tanh": torch.tanh,
@@ -29,6 +28,9 @@ class Network(nn.Module, ABC):
     on a grid of `shape`; hidden layers are `width` wide, and there are `depth` of them where a kind has a choice.
     """
 
+    whole: ClassVar[bool] = True
+    """Whether it reads all points of a grid and nothing else."""
+
     def __init__(
         self,
         coord_dim: int,
@@ -37,18 +39,13 @@ class Network(nn.Module, ABC):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f'there is no activation "{activation}"; known: {", ".join(ACTIVATIONS)}')
         self.coord_dim, self.value_dim, self.shape, self.outputs = coord_dim, value_dim, shape, outputs
         self.width, self.depth, self.activation = width, depth, ACTIVATIONS[activation]
-
-    @property
-    def whole(self) -> bool:
-        """Whether it takes all points of the grid, and nothing else."""
-        return hasattr(self, "grid")
 
     @abstractmethod
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
@@ -62,7 +59,7 @@ def grid_of(shape: tuple[int, ...] | None, network: str) -> tuple[int, ...]:
     return shape
 
 
-def whole(observations: Observations, shape: tuple[int, ...]) -> Float[Tensor, "B N V"]:
+def on_grid(observations: Observations, shape: tuple[int, ...]) -> Float[Tensor, "B N V"]:
     """The values on the whole grid of `shape`, 0 where hidden; one clear line where they are not there."""
     got, takes = observations.values.shape[1], f"the {math.prod(shape)} points of the {' x '.join(map(str, shape))} grid"
     if got != math.prod(shape):

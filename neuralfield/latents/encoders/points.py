@@ -1,12 +1,13 @@
 """A set encoder: points wherever they lie, as many as there are, in any order."""
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuralfield.latents.encoders.network import Activation, Network, chained, layers
+from neuralfield.latents.encoders.network import Network, chained, layers
 from neuralfield.types import Observations
 
 FREQUENCIES = 32
@@ -23,6 +24,7 @@ class Points(Network):
     Bounds are left out: their values are none. Where nothing is seen the mean is 0.
     """
 
+    whole: ClassVar[bool] = False
     frequencies: Tensor
 
     def __init__(
@@ -33,7 +35,7 @@ class Points(Network):
         outputs: int,
         width: int = 128,
         depth: int = 2,
-        activation: Activation = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
         self.register_buffer("frequencies", torch.randn(coord_dim, FREQUENCIES) * BANDWIDTH)
