@@ -15,7 +15,7 @@ from torch import Tensor
 import neuralfield as nf
 from experiments.laboratory import Laboratory, decoded, pixels
 from neuralfield.files import read_json, write_json
-from neuralfield.recipe import Recipe
+from neuralfield.recipe import RECIPES, Recipe
 from neuralfield.training.journal import PROBES
 from neuralfield.training.progress import Progress, Report
 from neuralfield.types import spread
@@ -40,6 +40,23 @@ FITS = {
     "autodecoder-mnist": Fit("autodecoder-mnist", epochs=80, minutes=6),
     "image": Fit("image", minutes=1),
     "image-completion": Fit("image-completion", minutes=3),
+    "autoencoder-mlp": Fit("autoencoder-mlp", minutes=2),
+    "autoencoder-cnn": Fit("autoencoder-cnn", minutes=2),
+    # what the likelihood never scores: the centre of 16 pixels
+    "without-centre": Fit(
+        "autoencoder-cnn", ("corruption.kind=mask", "corruption.what=center:16", "corruption.scores=seen"), minutes=2
+    ),
+    "sparse-none": Fit("autoencoder-sparse-kl", ("penalty.weight=0",), minutes=1),
+    "sparse-l1": Fit("autoencoder-sparse-l1", minutes=1),
+    "sparse-kl": Fit("autoencoder-sparse-kl", minutes=1),
+    "contractive-none": Fit("autoencoder-contractive", ("penalty.weight=0",), minutes=1),
+    "contractive": Fit("autoencoder-contractive", minutes=2),
+    "denoising": Fit("autoencoder-denoising", minutes=2),
+    "vae": Fit("vae", minutes=3),
+    "vad": Fit("vad", minutes=2),
+    "glo": Fit("glo", minutes=3),
+    "glo-random": Fit("glo", ("latents.init=normal",), minutes=3),
+    "encdec": Fit("encdec", minutes=4),
 }
 
 
@@ -71,15 +88,17 @@ def folder_of(laboratory: Laboratory, name: str) -> Path:
 def fitted(laboratory: Laboratory, name: str, again: bool = False) -> nf.Run:
     """A fit, from its folder where that holds what is asked for."""
     fit, folder = FITS[name], folder_of(laboratory, name)
-    recipe = Recipe.load(fit.recipe, fit.settings)
+    recipe, file = Recipe.load(fit.recipe, fit.settings), (RECIPES / f"{fit.recipe}.toml").read_text()
     epochs = fit.epochs if laboratory.epochs is None else laboratory.epochs
-    signals = None if fit.own else laboratory.training
-    asked = {"recipe": recipe.to_toml(), "epochs": epochs, "data": None if fit.own else [laboratory.source, len(laboratory.training)]}
+    data = {} if fit.own else {"data": laboratory.source, "limit": len(laboratory.training)}
+    settings = () if fit.own else ("signals.pad=2",)
+    asked = {"recipe": file, "settings": list(fit.settings), "epochs": epochs, "data": data}
     told = folder / "asked.json"
     if not again and told.exists() and read_json(told) == asked:
         return nf.Run.load(folder)
     curve, began = Curve(), time.process_time()
-    run = nf.fit(signals, recipe=recipe, epochs=epochs, out=folder, overwrite=True, progress=curve)
+    # from the source's name and not from signals in memory: the run then knows what it was fitted to
+    run = nf.fit(**data, recipe=recipe, settings=settings, epochs=epochs, out=folder, overwrite=True, progress=curve)
     seconds = time.process_time() - began
     write_json(folder / "curve.json", {"cpu_seconds": seconds, "rows": curve.rows()})
     write_json(told, asked)
