@@ -227,7 +227,7 @@ def _agree(recipe: Recipe, source: LatentSource, parts: dict[str, Any]) -> None:
         (penalty and penalty.refusal(source), penalty and penalty.refusal(source)),
         (
             source.variational and not _is_gaussian(parts["prior"]),
-            "its divergence needs a Gaussian prior; say prior.kind=isotropic",
+            "it needs a Gaussian prior; say prior.kind=isotropic",
         ),
         (training.polish and not free, "training.polish searches the codes of a plain bank; say training.polish=0"),
         (source.reads and training.draw == "samples", "it reads signals, not single samples; say training.draw=signals"),

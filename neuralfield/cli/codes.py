@@ -13,7 +13,7 @@ from neuralfield.cli import options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="An .npz file.")
 @options.common
 def command(run_path: Path, out: Path, as_json: bool) -> None:
-    """Write the codes of a run: arrays ids [n], codes [n, D], std [n, D] (NaN: a plain bank and a plain encoder have none), labels [n] (-1: none).
+    """Write the codes of a run: arrays ids [n], codes [n, D], std [n, D] (NaN where codes have none), labels [n] (-1: none).
 
     Of shapes also frames [n, C + 1], the centre and scale that each was normalised by.
     """

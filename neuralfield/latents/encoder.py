@@ -46,8 +46,8 @@ class Reader(LatentSource):
 class Encoder(Reader):
     """z = network(observations): the code of an autoencoder.
 
-    `network` is "linear", "mlp", "convolutional" (whole signals on a grid) or "set" (any points), of `width` units in `depth` hidden
-    layers. With `output` "logistic" codes lie in (0, 1), as sparsity by Kullback-Leibler needs them.
+    `network` is "linear", "mlp", "convolutional" (whole signals on a grid) or "set" (any points), of `width` units in `depth`
+    hidden layers. With `output` "logistic" codes lie in (0, 1), as sparsity by Kullback-Leibler needs them.
     """
 
     def __init__(

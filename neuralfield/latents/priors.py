@@ -124,7 +124,7 @@ class Isotropic(Prior):
         return self
 
     def components(self) -> Components:
-        covariance = self.std.square() * torch.eye(self.code_dim, device=self.std.device)
+        covariance = self.std.square() * torch.eye(self.code_dim).to(self.std)
         return Components(covariance.new_zeros(1), covariance.new_zeros(1, self.code_dim), covariance[None])
 
 
