@@ -354,6 +354,7 @@ def test_a_set_encoder_reads_curves_at_times_of_their_own() -> None:
         (["latents.kind=encoder", "training.latent_optimiser=dense"], ["encoder", "training.latent_optimiser"]),
         (["latents.kind=encoder", "latents.network=mpl"], ["network", 'did you mean "mlp"']),
         (["latents.kind=variational-bank", "latents.spread=0"], ["latents.spread", "0"]),
+        (["penalty.kind=l1", "inference.kind=levenberg"], ['"levenberg"', "L1", "inference.kind=adam"]),
         (["objective.beta=-1"], ["objective.beta", "-1"]),
     ],
 )
@@ -369,7 +370,7 @@ def test_parts_that_cannot_work_together_are_refused_in_one_line(settings: list[
 
 
 def test_shapes_have_no_grid_for_an_encoder_to_read() -> None:
-    with pytest.raises(UsageError, match="latents.network=set takes any points"):
+    with pytest.raises(UsageError, match=r"latents\.network=set takes any points"):
         build(Recipe.load("shape", ["latents.kind=encoder", "domain.dims=3"]), 5)
 
 
