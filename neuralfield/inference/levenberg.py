@@ -84,4 +84,5 @@ def _only_map(objective: Objective) -> MAP:
         raise UsageError(
             f'solver "levenberg" needs the objective "map", not {type(objective).__name__}; say --set inference.kind=adam'
         )
+    objective.refuse_penalty("levenberg")
     return objective
