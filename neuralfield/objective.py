@@ -40,6 +40,10 @@ class Objective(nn.Module, ABC):
     ) -> Loss:
         """What the batch costs, in nats."""
 
+    def within(self, latent: Latent) -> Latent:
+        """The codes that these are taken for: themselves, but where the prior is bounded the nearest that have a probability."""
+        return latent
+
     def field(self, latent: Latent, decoder: Decoder) -> Field:
         """The field of some codes, in the data's units."""
         return Field(decoder.evaluate, decoder.condition(latent.mean), self.likelihood.mean)
@@ -79,11 +83,14 @@ class MAP(Objective):
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
-        latent = source(observations)
+        latent = self.within(source(observations))
         z = latent.sample(observations.index, generator)
         data = self.nats(self.predict(z, decoder, observations), observations)
         prior = self.ramp * self.prior.cost(self.moved(latent, observations))
         return Loss(data.sum(1), prior, observations.observed, self._decoder_penalty(z, decoder, observations))
+
+    def within(self, latent: Latent) -> Latent:
+        return replace(latent, mean=self.prior.within(latent.mean)) if self.prior.bounded else latent
 
     def moved(self, latent: Latent, observations: Observations) -> Latent:
         """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""
@@ -101,6 +108,8 @@ class MAP(Objective):
         """What each point costs. A prediction that keeps to its bound costs what one equal to it would."""
         unmet = observations.unmet(predicted)
         compared = predicted if unmet is None else torch.where(unmet, predicted, observations.values)
+        if not self.likelihood.pointwise:  # what nobody has seen is 0 among the values too: no difference
+            compared = torch.where((observations.weight > 0)[..., None], compared, observations.values)
         return self.likelihood.nll(compared, observations.values) * (observations.weight / self.temperature)
 
     def slope(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N V"]:

@@ -47,7 +47,7 @@ FILLED_IN = {
     "latents": {"count"},
     "decoder": {"coord_dim", "value_dim", "code_dim", "shape", "grid"},
     "measurement": {"coord_dim", "value_dim", "shape"},
-    "likelihood": {"value_dim"},
+    "likelihood": {"value_dim", "shape"},
     "prior": {"code_dim"},
     "objective": {"measurement", "likelihood", "prior"},
     "schedule": set(),
@@ -91,7 +91,8 @@ class Training(BaseModel):
     """How long, how fast, with what. Rates warm up over the share `warmup` of the fit and follow `decay` over the whole.
 
     `decay` "halving" halves them whenever `halve_every` epochs have begun. The prior's weight grows linearly over the first `ramp`
-    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's.
+    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's; or plain
+    gradient descent ("sgd"), as GLO's.
 
     A batch holds so many signals, with all their points or with `points` of them; with `draw` "samples", so many single samples.
 
@@ -115,7 +116,7 @@ class Training(BaseModel):
     decay: Literal["cosine", "constant", "halving"] = "cosine"
     halve_every: int = Field(default=500, ge=1)
     ramp: int = Field(default=0, ge=0)
-    latent_optimiser: Literal["rows", "dense"] = "rows"
+    latent_optimiser: Literal["rows", "dense", "sgd"] = "rows"
     polish: int | None = Field(default=None, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)

@@ -51,6 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "kernel-density": "neuralfield.latents.kernel_density:KernelDensity",
         "mixture": "neuralfield.latents.mixture:Mixture",
         "norm": "neuralfield.latents.norm:Norm",
+        "ball": "neuralfield.latents.ball:Ball",
     },
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",
@@ -70,6 +71,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",
         "clamped-l1": "neuralfield.likelihoods:ClampedL1",
+        "laplacian-pyramid": "neuralfield.pyramid:LaplacianPyramid",
         "relative": "neuralfield.likelihoods:Relative",
     },
     "measurements": {
@@ -85,6 +87,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "optimisers": {
         "adam": "torch.optim:Adam",
         "muon": "neuralfield.training.optimisers.muon:Muon",
+        "sgd": "torch.optim:SGD",
     },
     "solvers": {
         "adam": "neuralfield.inference.adam:Adam",

@@ -9,7 +9,7 @@ from torch import Tensor
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.laplace import around, mixture
 from neuralfield.inference.posterior import Posterior
-from neuralfield.inference.solver import Solver
+from neuralfield.inference.solver import Solver, solved
 from neuralfield.inference.thinning import thinned
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
@@ -31,11 +31,11 @@ def search(
     if isinstance(objective, MAP) and with_posterior:
         found = []
         for z in starts:
-            estimate = solver.solve(objective, decoder, observations, Latent(z))
+            estimate = solved(solver, objective, decoder, observations, Latent(z))
             posterior, work = around(objective, decoder, observations, estimate)
             found.append(replace(estimate, posterior=posterior, evaluations=estimate.evaluations + work))
     else:
-        found = [solver.solve(objective, decoder, observations, Latent(z)) for z in starts]
+        found = [solved(solver, objective, decoder, observations, Latent(z)) for z in starts]
     return found[0] if len(found) == 1 else _best(found)
 
 

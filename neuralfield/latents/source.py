@@ -50,6 +50,10 @@ class LatentSource(nn.Module, ABC):
         """Replace the codes of some signals."""
         self.codes.data[index.to(self.codes.device)] = codes.to(self.codes)
 
+    def shorten(self) -> None:
+        """Training has ended: bring the codes within their bound; only a bank has one."""
+        return None
+
     def stored(self) -> Tensor | Streamed:
         """The codes, as they are written into a file."""
         return self.codes.detach()

@@ -93,8 +93,10 @@ def fit(
     journal = Journal(folder, state.model.domain, state.signals) if folder is not None and ranks.first else None
     polished = state.recipe.training.polish != 0
     running.run(state, epochs, None if budget is None else budget * (1 - POLISH_SHARE * polished), journal, progress)
+    state.model.source.shorten()
     if polished:
         polish(state, None if budget is None else budget - state.spent, progress)
+        state.model.source.shorten()  # of priors that are not bounded, searches may have left it
     shared.gather(state)
     run = _finish(state, journal, progress) if ranks.first else None
     ranks.told(None)  # the run is written

@@ -9,6 +9,7 @@ import torch
 from neuralfield.errors import UsageError
 from neuralfield.inference.thinning import thinned
 from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.source import LatentSource
 from neuralfield.recipe import Recipe, build, construct
 from neuralfield.registry import resolve
 from neuralfield.seeds import generator
@@ -33,6 +34,7 @@ def opened(
     """Build the parts for the signals that are not held out."""
     training, held_out = validation.hold_out(signals, recipe.training.validation, seed)
     recipe = asked.completed(recipe, training)
+    asked.check_whole(recipe)
     asked.check_mapped(recipe, len(training))
     model = build(recipe, len(training), seed)
     if ranks.world > 1:
@@ -47,14 +49,19 @@ def opened(
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     if isinstance(decoder_optimiser, Muon):
         decoder_optimiser.ranks = ranks
-    codes = model.source.parameters()
-    dense = recipe.training.latent_optimiser == "dense"
-    adam = dense_adam(codes) if dense else RowAdam(codes, beside=model.source.files)
-    optimisers = Optimisers(adam, decoder_optimiser, ranks)
+    optimisers = Optimisers(_latent_optimiser(recipe.training.latent_optimiser, model.source), decoder_optimiser, ranks)
     optimisers.replays = graphs_of(model, optimisers, recipe.training, device)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(placed(training, device), recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
+
+
+def _latent_optimiser(name: str, source: LatentSource) -> torch.optim.Optimizer:
+    """By its name in `training.latent_optimiser`. Plain SGD keeps nothing, so rows that are absent have nothing to move by."""
+    codes = source.parameters()
+    if name == "sgd":
+        return torch.optim.SGD(codes)
+    return dense_adam(codes) if name == "dense" else RowAdam(codes, beside=source.files)
 
 
 def initialise(state: Session, epochs: int) -> None:
