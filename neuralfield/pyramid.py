@@ -73,11 +73,11 @@ class Pyramid(torch.nn.Module):
 class LaplacianPyramid(Likelihood):
     """-log p = Lap1(predicted, values) / `scale` + constant, Lap1 = sum_j 2^(2j) |L_j(predicted) - L_j(values)|_1.
 
-    That is the loss of GLO (Bojanowski et al. 2018, after Ling and Okada 2006), j = 0 the finest of `levels` + 1 levels: the last is
-    what `levels` halvings leave. A level has a quarter of the coefficients of the one before, so 2^(2j) makes all levels count alike:
-    a coefficient counts for the 4^j pixels that it stands for, and its cost is spread evenly over them (over those that there are,
-    at the borders of sides that are no multiple of 2^levels). The constant is that of independent Laplace densities, log(2 scale) a
-    value: the density's own differs from it by a number that depends on the shape alone.
+    That is the loss of GLO (Bojanowski et al. 2018, after Ling and Okada 2006), j = 0 the finest of `levels` + 1 levels: the last
+    is what `levels` halvings leave. A level has a quarter of the coefficients of the one before, so 2^(2j) makes all levels count
+    alike: a coefficient counts for the 4^j pixels that it stands for, and its cost is spread evenly over them (over those that
+    there are, at the borders of sides that are no multiple of 2^levels). The constant is that of independent Laplace densities,
+    log(2 scale) a value: the density's own differs from it by a number that depends on the shape alone.
 
     Values are those of all points of the grid, in its order; where some were not seen, differences there count as 0.
     """
@@ -103,8 +103,8 @@ class LaplacianPyramid(Likelihood):
     def curvature(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N V"]:
         """Of a parabola above the cost of the whole image, without mixed terms.
 
-        A coefficient c = sum_n P_n d_n costs |c| <= c^2 / 2 |c_0| + |c_0| / 2, and c^2 <= sum_n |P_n| * sum_n |P_n| d_n^2. Coefficients
-        c_0 smaller than the scale are taken for it: at 0 the parabola would have no bound.
+        A coefficient c = sum_n P_n d_n costs |c| <= c^2 / 2 |c_0| + |c_0| / 2, and c^2 <= sum_n |P_n| * sum_n |P_n| d_n^2.
+        Coefficients c_0 smaller than the scale are taken for it: at 0 the parabola would have no bound.
         """
         with torch.no_grad():
             sizes = [level.abs().clamp(min=self.scale) for level in self.pyramid(self._image(predicted - values))]

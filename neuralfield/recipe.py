@@ -91,8 +91,8 @@ class Training(BaseModel):
     """How long, how fast, with what. Rates warm up over the share `warmup` of the fit and follow `decay` over the whole.
 
     `decay` "halving" halves them whenever `halve_every` epochs have begun. The prior's weight grows linearly over the first `ramp`
-    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's; or plain
-    gradient descent ("sgd"), as GLO's.
+    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's;
+    or plain gradient descent ("sgd"), as GLO's.
 
     A batch holds so many signals, with all their points or with `points` of them; with `draw` "samples", so many single samples.
 

@@ -11,7 +11,7 @@ import neuralfield
 
 PACKAGE = Path(neuralfield.__file__).parent
 FLOORS = [
-    {"types", "kernels", "registry", "likelihoods", "measurements", "errors", "files", "seeds", "devices"},
+    {"types", "kernels", "registry", "likelihoods", "pyramid", "measurements", "errors", "files", "seeds", "devices"},
     {"domains", "latents"},
     {"signals", "decoders"},
     {"objective"},

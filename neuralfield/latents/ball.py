@@ -18,8 +18,8 @@ ROUNDING = 1e-6
 class Ball(Prior):
     """Uniform in the ball |z| <= `radius` (Bojanowski et al. 2018 have the unit ball): nothing beyond it has any probability.
 
-    -log p(z) is the logarithm of the ball's volume, pi^(D/2) radius^D / Gamma(D/2 + 1), and infinite outside. The objective projects
-    codes on the ball (`within`), so that every search ends in it.
+    -log p(z) is the logarithm of the ball's volume, pi^(D/2) radius^D / Gamma(D/2 + 1), and infinite outside. The objective
+    projects codes on the ball (`within`), so that every search ends in it.
     """
 
     bounded: ClassVar[bool] = True

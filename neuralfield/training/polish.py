@@ -5,8 +5,8 @@ import time
 import torch
 from torch import Tensor
 
-from neuralfield.inference.thinning import thinned
 from neuralfield.inference.solver import solved
+from neuralfield.inference.thinning import thinned
 from neuralfield.latents.source import FixedCodes
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.progress import Progress
