@@ -16,7 +16,8 @@ from neuralfield.inference.adam import Adam
 from neuralfield.inference.lbfgs import LBFGS
 from neuralfield.inference.levenberg import Levenberg
 from neuralfield.inference.quadratic import quadratic
-from neuralfield.inference.solver import Solver, solved
+from neuralfield.inference.restarts import solved
+from neuralfield.inference.solver import Solver
 from neuralfield.latents.ball import Ball
 from neuralfield.latents.priors import Isotropic
 from neuralfield.latents.source import FixedCodes

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -23,7 +22,7 @@ class Solver(ABC):
 
     differentiable: ClassVar[bool] = False
     exact: ClassVar[bool] = False
-    """Whether estimates and posteriors are those of a formula, whatever the start."""
+    """Whether estimates and posteriors are those of a formula: nothing is searched, and one start is as good as many."""
     gives_posterior: ClassVar[bool] = False
     """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 
@@ -38,12 +37,6 @@ class Solver(ABC):
     @abstractmethod
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
         """The best codes found from `start`, with what they cost and whether they had settled."""
-
-
-def solved(solver: Solver, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
-    """What the solver finds, as the codes that the objective takes them for: a search may have left what the prior allows."""
-    estimate = solver.solve(objective, decoder, observations, objective.within(start))
-    return replace(estimate, latent=objective.within(estimate.latent))
 
 
 def points_per_seen(decoder: Decoder, observations: Observations, points: int = 1) -> Float[Tensor, " B"]:

@@ -10,7 +10,7 @@ from neuralfield.errors import UsageError
 from neuralfield.inference.thinning import thinned
 from neuralfield.latents.basis import SpectralBasis
 from neuralfield.latents.source import LatentSource
-from neuralfield.recipe import Recipe, build, construct
+from neuralfield.recipe import Recipe, Training, build, construct
 from neuralfield.registry import resolve
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals, placed
@@ -49,19 +49,22 @@ def opened(
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     if isinstance(decoder_optimiser, Muon):
         decoder_optimiser.ranks = ranks
-    optimisers = Optimisers(_latent_optimiser(recipe.training.latent_optimiser, model.source), decoder_optimiser, ranks)
+    optimisers = Optimisers(_latent_optimiser(model.source, recipe.training), decoder_optimiser, ranks)
     optimisers.replays = graphs_of(model, optimisers, recipe.training, device)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(placed(training, device), recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
 
 
-def _latent_optimiser(name: str, source: LatentSource) -> torch.optim.Optimizer:
-    """By its name in `training.latent_optimiser`. Plain SGD keeps nothing, so rows that are absent have nothing to move by."""
+def _latent_optimiser(source: LatentSource, training: Training) -> torch.optim.Optimizer:
+    """Of a bank's rows, or of an encoder's weights, which are a network's as the decoder's are."""
     codes = source.parameters()
-    if name == "sgd":
+    if source.reads:
+        made: torch.optim.Optimizer = resolve("optimisers", training.optimiser)(codes)
+        return made
+    if training.latent_optimiser == "sgd":  # it keeps nothing, so rows that are absent have nothing to move by
         return torch.optim.SGD(codes)
-    return dense_adam(codes) if name == "dense" else RowAdam(codes, beside=source.files)
+    return dense_adam(codes) if training.latent_optimiser == "dense" else RowAdam(codes, beside=source.files)
 
 
 def initialise(state: Session, epochs: int) -> None:
