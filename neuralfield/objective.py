@@ -34,8 +34,14 @@ class Objective(nn.Module, ABC):
     """Whether a batch costs what its parts cost together, `batch` weighed by their shares: a step may then take them one by one."""
     capturable: ClassVar[bool] = False
     """Whether its steps may be captured as CUDA graphs: nothing in them waits for the GPU or draws numbers but the codes' noise."""
+    searchable: ClassVar[bool] = True
+    """Whether it says of any codes what they cost, so that they can be searched."""
     points: int = 1
     """Points of the field that each observed place takes."""
+
+    def refusal(self, source: LatentSource) -> str | None:
+        """Why it cannot take codes from this source; None where it can."""
+        return None
 
     @abstractmethod
     def forward(

@@ -100,7 +100,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "blur": "neuralfield.measurements:Blur",
         "points": "neuralfield.measurements:Points",
     },
-    "objectives": {"map": "neuralfield.objective:MAP"},
+    "objectives": {
+        "encdec": "neuralfield.contrastive:EncDec",
+        "map": "neuralfield.objective:MAP",
+    },
     "schedules": {
         "joint": "neuralfield.training.schedules.joint:Joint",
         "alternating": "neuralfield.training.schedules.alternating:Alternating",
