@@ -30,7 +30,7 @@ def reached(state: Session) -> str | None:
         return None
     seen = _of(state)
     total, steps = state.ranks.total(seen["sum"], seen["steps"])
-    seen.update(sum=0.0, steps=0, means=[*seen["means"], total / max(steps, 1)])
+    seen.update(sum=0.0, steps=0.0, means=[*seen["means"], total / max(steps, 1.0)])
     if waited(seen["means"]) < patience:
         return None
     lowest = min(seen["means"][-patience:])
@@ -55,5 +55,5 @@ def waited(means: list[float]) -> int:
 
 def _of(state: Session) -> dict[str, Any]:
     """What is known of the term so far."""
-    found: dict[str, Any] = state.facts.setdefault("plateau", {"sum": 0.0, "steps": 0, "means": []})
+    found: dict[str, Any] = state.facts.setdefault("plateau", {"sum": 0.0, "steps": 0.0, "means": []})
     return found
