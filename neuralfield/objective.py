@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.errors import UsageError
 from neuralfield.latents.penalties import Penalty
 from neuralfield.latents.priors import Prior
 from neuralfield.latents.source import LatentSource
@@ -121,6 +122,14 @@ class MAP(Objective):
             prior = prior + terms["penalty"]
         batch = self._decoder_penalty(z, decoder, observations)
         return Loss(data, prior, observations.observed, batch, {name: term.detach().mean() for name, term in terms.items()})
+
+    def refuse_penalty(self, solver: str) -> None:
+        """One line where searches see a penalty, of a solver that knows only the likelihood and the prior."""
+        if self.penalty is not None and self.penalty.searched:
+            name = type(self.penalty).__name__
+            raise UsageError(
+                f'solver "{solver}" knows likelihood and prior alone, not the penalty {name}; say --set inference.kind=adam'
+            )
 
     def _corrupted(self, observations: Observations, generator: torch.Generator | None) -> tuple[Observations, Observations]:
         """(what an encoder reads, what the likelihood scores)."""

@@ -10,7 +10,7 @@ from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.laplace import gaussian
 from neuralfield.inference.quadratic import Quadratic, evaluations, quadratic, refuse_others, secant
 from neuralfield.inference.solver import Solver, negligible, points_per_seen, reasons_of
-from neuralfield.objective import Objective
+from neuralfield.objective import MAP, Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
 
 LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e9
@@ -38,11 +38,11 @@ class Levenberg(Solver):
         self.steps, self.tolerance, self.damping, self.jacobians = steps, tolerance, damping, jacobians
 
     def check(self, objective: Objective, decoder: Decoder) -> None:
-        refuse_others(objective, 'solver "levenberg"')
+        _only_map(objective)
 
     @torch.no_grad()
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:
-        objective, z = refuse_others(objective, 'solver "levenberg"'), start.mean.clone()
+        objective, z = _only_map(objective), start.mean.clone()
         at = quadratic(objective, decoder, observations, z)
         damping, growth = (torch.full_like(at.data, value) for value in (self.damping, 2.0))
         tried = torch.zeros(len(z), dtype=torch.long, device=z.device)
@@ -76,3 +76,9 @@ class Levenberg(Solver):
         reasons = reasons_of(converged, tried, self.steps)
         loss = Loss(at.data.to(z), at.prior.to(z), observations.observed, torch.zeros((), device=z.device))
         return Estimate(Latent(z), loss, converged, tried, work, reasons, gaussian(z, at.curvature))
+
+
+def _only_map(objective: Objective) -> MAP:
+    known = refuse_others(objective, 'solver "levenberg"')
+    known.refuse_penalty("levenberg")
+    return known
