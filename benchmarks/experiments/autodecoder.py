@@ -9,7 +9,7 @@ from torch import Tensor
 import neuralfield as nf
 from experiments.classifier import Classifier, classifier
 from experiments.figures import digits, plots
-from experiments.fits import curve_of, fitted, probes_of
+from experiments.fits import curve_of, fitted, probes_of, scores_of
 from experiments.laboratory import Laboratory, decoded, nearest, pixels, psnr
 from experiments.pages import Claim, Page
 from neuralfield.inference.solver import Solver
@@ -35,8 +35,10 @@ def main(laboratory: Laboratory) -> None:
         [(f"`{name}`", *each.cells()) for name, found in paths.items() for each in found if each.shown],
     )
     random = {name: randoms(run) for name, run in runs.items()}
-    page.table("random", ("", "confidence", "MSE to the nearest training image"), random_rows(random, laboratory, recogniser))
-    page.claims(claims(trained, {name: {each.name: each.psnr for each in found} for name, found in paths.items()}))
+    page.table("random", ("", "confidence", "MSE to the nearest training image"), rows := random_rows(random, laboratory, recogniser))
+    sure = [float(row[1]) for row in rows]
+    nonsense = Claim("a random code decodes to nonsense", f"confidence {sure[1]:.2f} and {sure[2]:.2f}, real {sure[0]:.2f}", max(sure[1:]) < 0.9)
+    page.claims([*claims(trained, {name: {each.name: each.psnr for each in found} for name, found in paths.items()}), nonsense])
     page.result(
         f"Train {trained['autodecoder-mnist']:.2f} dB as published, {trained['image']:.2f} dB with ours; new images by search "
         f"{best(paths['autodecoder-mnist']):.2f} and {best(paths['image']):.2f} dB."
@@ -132,15 +134,15 @@ def random_rows(random: dict[str, Tensor], laboratory: Laboratory, recogniser: C
 
 def claims(trained: dict[str, float], found: dict[str, dict[str, float]]) -> list[Claim]:
     """Against those of the seed."""
-    faithful, ours = (found[name] for name in FITS)
-    published = trained["autodecoder-mnist"]
-    adam, alone, short = (faithful[name] for name in ("Adam, 300 steps from the mean", "ridge regression", "ridge + 20 L-BFGS steps"))
+    published, each = trained["autodecoder-mnist"], ("Adam, 300 steps from the mean", "ridge regression", "ridge + 20 L-BFGS steps")
+    (adam, _, random_short), (ours_adam, alone, short) = ([found[name][way] for way in each] for name in FITS)
     return [
         Claim("train PSNR of the published recipe at least 27.8 dB", f"{published:.2f}", published >= 27.8),
         Claim("new images by search (Adam, 300 steps) at least 29.7 dB", f"{adam:.2f}", adam >= 29.7),
-        Claim("our recipe is better on both", f"{trained['image']:.2f}, {max(ours.values()):.2f}", _better(trained, found)),
-        Claim("ridge regression to codes alone gives 26.1 dB", f"{alone:.2f}; ours {ours['ridge regression']:.2f}", None),
-        Claim("ridge and 20 steps of L-BFGS are no worse than 300 of Adam (30.55, 30.48)", f"{short:.2f}, {adam:.2f}", short >= adam - 0.05),
+        Claim("our recipe is better on both", f"{trained['image']:.2f}, {max(found['image'].values()):.2f}", _better(trained, found)),
+        Claim("spectral codes (`image`): ridge regression to codes alone gives 26.1 dB", f"{alone:.2f}", alone >= 26.1),
+        Claim("- ridge and 20 steps of L-BFGS do what 300 of Adam do (30.55, 30.48 dB)", f"{short:.2f}, {ours_adam:.2f}", short >= ours_adam - 0.1),
+        Claim("(not in the seed) the same with random codes", f"{random_short:.2f}, {adam:.2f}"),
     ]
 
 
@@ -156,10 +158,9 @@ def _curves(laboratory: Laboratory):  # type: ignore[no-untyped-def]
     """PSNR of probes over epochs and over CPU seconds."""
     figure, (by_epoch, by_second) = plots(2)
     for name in FITS:
-        rows = [row for row in curve_of(laboratory, name)["rows"] if row[2] is not None]
-        by_epoch.plot([row[0] for row in rows], [row[2] for row in rows], label=name)
-        by_second.plot([row[3] for row in rows], [row[2] for row in rows])
-    by_epoch.set(xlabel="epoch", ylabel="PSNR of 12 training images, dB")
+        by_epoch.plot(*scores_of(laboratory, name), ".-", label=name)
+        by_second.plot(*scores_of(laboratory, name, "seconds"), ".-")
+    by_epoch.set(xlabel="epoch", ylabel="PSNR of training images, dB")
     by_second.set(xlabel="CPU seconds of training")
     by_epoch.legend(frameon=False)
     return figure

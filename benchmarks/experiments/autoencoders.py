@@ -8,7 +8,7 @@ from torch import Tensor
 import neuralfield as nf
 from experiments.embedding import SHOWN, accuracy, plane
 from experiments.figures import digits, plots, scatter
-from experiments.fits import curve_of, fitted
+from experiments.fits import curve_of, fitted, scores_of
 from experiments.laboratory import Laboratory, decoded, labels_of, pixels, psnr
 from experiments.pages import Claim, Page
 
@@ -82,10 +82,9 @@ def _curves(laboratory: Laboratory):  # type: ignore[no-untyped-def]
     """PSNR of probes while encoders and autodecoders train."""
     figure, axes = plots(2)
     for name in FITS:
-        rows = [row for row in curve_of(laboratory, name)["rows"] if row[2] is not None]
-        for each, column in zip(axes, (0, 3), strict=True):
-            each.plot([row[column] for row in rows], [row[2] for row in rows], label=name, marker=".", markersize=3)
-    axes[0].set(xlabel="epoch", ylabel="PSNR of 12 training images, dB", xlim=(0, 40))
+        for each, of in zip(axes, ("epoch", "seconds"), strict=True):
+            each.plot(*scores_of(laboratory, name, of), ".-", label=name, markersize=4)
+    axes[0].set(xlabel="epoch", ylabel="PSNR of training images, dB", xlim=(0, 40))
     axes[1].set(xlabel="CPU seconds of training", xlim=(0, 150))
     axes[0].legend(frameon=False)
     return figure

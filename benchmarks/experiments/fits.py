@@ -123,3 +123,22 @@ def probes_of(laboratory: Laboratory, name: str, epochs: tuple[int, ...]) -> dic
             picture = torch.from_numpy(np.asarray(Image.open(strip).convert("L")).copy()).float() / 255
             rows[f"epoch {epoch}"] = rearrange(picture, "h (b w) -> b (h w)", b=len(index))
     return rows | {"final": decoded(run, run.codes[index])}
+
+
+def scalars(laboratory: Laboratory, name: str) -> dict[str, tuple[list[int], list[float]]]:
+    """(epochs, values) of what a fit wrote for TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder_of(laboratory, name)), size_guidance={"scalars": 0})
+    events.Reload()
+    found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    return {tag: ([each.step for each in those], [each.value for each in those]) for tag, those in found.items()}
+
+
+def scores_of(laboratory: Laboratory, name: str, of: str = "epoch") -> tuple[list[float], list[float]]:
+    """The probes' scores over epochs or CPU "seconds", and that of the training signals when the fit was over."""
+    found, run = curve_of(laboratory, name), nf.Run.load(folder_of(laboratory, name))
+    rows = [row for row in found["rows"] if row[2] is not None]
+    last = run.facts["epochs"] if of == "epoch" else found["cpu_seconds"]
+    final = run.facts["scores"]["train"][run.domain.headline]
+    return [row[0 if of == "epoch" else 3] for row in rows] + [last], [row[2] for row in rows] + [final]

@@ -1,0 +1,85 @@
+"""All side by side by `nf compare`: to encode or not to encode."""
+
+import time
+
+import torch
+from completions import MASKS
+
+import neuralfield as nf
+from experiments.classifier import classifier
+from experiments.fits import curve_of, fitted
+from experiments.laboratory import Laboratory, decoded, labels_of, pixels
+from experiments.pages import Claim, Page
+from experiments.variational import unlike_pairs
+from neuralfield.domains.pictures import sheet
+from neuralfield.explore.comparison import compare
+from neuralfield.explore.interpolation import path_of
+from neuralfield.explore.sampling import sample
+from neuralfield.recipe import TRAINING_PRIOR
+
+FITS = ("image", "autodecoder-mnist", "vad", "glo", "autoencoder-cnn", "vae")
+BANKS = FITS[:4]
+PAIRS, SAMPLES = 256, 500
+
+
+def main(laboratory: Laboratory) -> None:
+    page = Page(laboratory.pages, "comparison")
+    runs = [fitted(laboratory, name) for name in FITS]
+    new = laboratory.new.select(torch.arange(min(laboratory.masked, len(laboratory.new))))
+    began = time.process_time()
+    found = compare(runs, new, limit=None, hide=[f"center:{mask}" for mask in MASKS])
+    page.blocks["compared"] = found.lines()
+    recogniser, rows = classifier(laboratory), []
+    sure = {name: _confidences(run, laboratory, recogniser) for name, run in zip(FITS, runs, strict=True)}
+    for name in FITS:
+        rows.append((f"`{name}`", f"{curve_of(laboratory, name)['cpu_seconds']:.0f}", *(f"{value:.2f}" for value in sure[name].values())))
+    page.table("confidence", ("recipe", "CPU s of the fit", *next(iter(sure.values()))), rows)
+    numbers = {name: told for name, told in zip(FITS, found.runs, strict=True)}
+    page.claims(_claims(numbers, found.real, sure))
+    page.result(_verdict(numbers))
+    page.figure("digits", sheet({title: pictures[:12] for title, pictures in found.pictures.items()}))
+    page.close(f"{laboratory.about}; {len(new)} test images are compared, in {time.process_time() - began:.0f} CPU seconds")
+
+
+def _confidences(run: nf.Run, laboratory: Laboratory, recogniser) -> dict[str, float]:  # type: ignore[no-untyped-def]
+    """How sure a classifier is of samples and midpoints; the fit's own prior counts where it is variational."""
+    start, end = unlike_pairs(labels_of(laboratory.training), PAIRS)
+    middle = path_of(run, "density").between(run.codes[start], run.codes[end], torch.tensor([0.5]))[0]
+    codes = {
+        "samples of a Gaussian": sample(run, SAMPLES, "gaussian"),
+        "samples of a mixture": sample(run, SAMPLES, "mixture"),
+        "straight midpoints": (run.codes[start] + run.codes[end]) / 2,
+        "midpoints by density": middle,
+    }
+    if run.model.source.variational:
+        codes["samples of a Gaussian"] = sample(run, SAMPLES, TRAINING_PRIOR)
+    return {name: recogniser.confidence(decoded(run, z).clamp(0, 1)) for name, z in codes.items()}
+
+
+def _claims(numbers: dict[str, dict[str, float]], real: dict[str, float], sure: dict[str, dict[str, float]]) -> list[Claim]:
+    """What the issue asks for, and who wins what."""
+
+    def winner(key: str, best=max) -> str:  # type: ignore[no-untyped-def]
+        name = best((n for n in FITS if numbers[n].get(key) is not None), key=lambda n: numbers[n][key])
+        return f"`{name}`, {numbers[name][key]:.4g}"
+
+    ours = sure["image"]["samples of a mixture"]
+    middle, truth = numbers["image"]["midpoints_density"], real["new_from_training"]
+    return [
+        Claim("closest to new images", winner("new")),
+        Claim("fewest CPU seconds for a new image", winner("seconds_per_signal", min)),
+        *(Claim(f"best inside a hole of {mask} pixels", winner(f"hidden center:{mask}")) for mask in MASKS),
+        Claim("labels of new images by near codes", winner("knn_new")),
+        Claim("samples of a mixture on the bank's codes (`image`): confidence .92 or more", f"{ours:.2f}", ours >= 0.92),
+        Claim("midpoints by density (`image`) about as near to real images as test images", f"{middle:.4f}, {truth:.4f}", middle <= 1.05 * truth),
+    ]
+
+
+def _verdict(numbers: dict[str, dict[str, float]]) -> str:
+    """One line for the index."""
+    bank, encoder = numbers["image"], numbers["autoencoder-cnn"]
+    times = bank["seconds_per_signal"] / encoder["seconds_per_signal"]
+    return (
+        f"Search finds new images to {bank['new']:.1f} dB, the encoder to {encoder['new']:.1f} in 1/{times:.0f} of the time; "
+        f"inside a hole of 8 pixels {bank['hidden center:8']:.1f} and {encoder['hidden center:8']:.1f} dB."
+    )
