@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast lint docs clean
+.PHONY: demo test test-fast lint docs experiments clean
 
 demo: $(READY)  ## learn handwritten digits, then complete digits whose centre is hidden
 	$(BIN)/nf fit --domain image --out runs/demo --overwrite
@@ -25,6 +25,9 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -W -b html docs docs/_build
+
+experiments: $(READY)  ## the pages of docs/experiments, two at a time: under an hour on two cores
+	$(BIN)/python benchmarks/experiments
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

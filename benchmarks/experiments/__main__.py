@@ -21,7 +21,23 @@ import click
 HERE = Path(__file__).parent
 sys.path[0] = str(HERE.parent)  # experiments are a package of the folder benchmarks, whose other files they import
 
-NAMES = ("functions", "autodecoder", "embedding", "masks", "interpolation", "linear", "autoencoders", "holes", "sparse", "denoising", "contractive", "variational", "glo", "encdec", "comparison")
+NAMES = (
+    "functions",
+    "autodecoder",
+    "embedding",
+    "masks",
+    "interpolation",
+    "linear",
+    "autoencoders",
+    "holes",
+    "sparse",
+    "denoising",
+    "contractive",
+    "variational",
+    "glo",
+    "encdec",
+    "comparison",
+)
 """In the order of the index."""
 
 

@@ -35,9 +35,13 @@ def main(laboratory: Laboratory) -> None:
         [(f"`{name}`", *each.cells()) for name, found in paths.items() for each in found if each.shown],
     )
     random = {name: randoms(run) for name, run in runs.items()}
-    page.table("random", ("", "confidence", "MSE to the nearest training image"), rows := random_rows(random, laboratory, recogniser))
+    page.table(
+        "random", ("", "confidence", "MSE to the nearest training image"), rows := random_rows(random, laboratory, recogniser)
+    )
     sure = [float(row[1]) for row in rows]
-    nonsense = Claim("a random code decodes to nonsense", f"confidence {sure[1]:.2f} and {sure[2]:.2f}, real {sure[0]:.2f}", max(sure[1:]) < 0.9)
+    nonsense = Claim(
+        "a random code decodes to nonsense", f"confidence {sure[1]:.2f} and {sure[2]:.2f}, real {sure[0]:.2f}", max(sure[1:]) < 0.9
+    )
     page.claims([*claims(trained, {name: {each.name: each.psnr for each in found} for name, found in paths.items()}), nonsense])
     page.result(
         f"Train {trained['autodecoder-mnist']:.2f} dB as published, {trained['image']:.2f} dB with ours; new images by search "
@@ -139,15 +143,23 @@ def claims(trained: dict[str, float], found: dict[str, dict[str, float]]) -> lis
     return [
         Claim("train PSNR of the published recipe at least 27.8 dB", f"{published:.2f}", published >= 27.8),
         Claim("new images by search (Adam, 300 steps) at least 29.7 dB", f"{adam:.2f}", adam >= 29.7),
-        Claim("our recipe is better on both", f"{trained['image']:.2f}, {max(found['image'].values()):.2f}", _better(trained, found)),
+        Claim(
+            "our recipe is better on both", f"{trained['image']:.2f}, {max(found['image'].values()):.2f}", _better(trained, found)
+        ),
         Claim("spectral codes (`image`): ridge regression to codes alone gives 26.1 dB", f"{alone:.2f}", alone >= 26.1),
-        Claim("- ridge and 20 steps of L-BFGS do what 300 of Adam do (30.55, 30.48 dB)", f"{short:.2f}, {ours_adam:.2f}", short >= ours_adam - 0.1),
+        Claim(
+            "- ridge and 20 steps of L-BFGS do what 300 of Adam do (30.55, 30.48 dB)",
+            f"{short:.2f}, {ours_adam:.2f}",
+            short >= ours_adam - 0.1,
+        ),
         Claim("(not in the seed) the same with random codes", f"{random_short:.2f}, {adam:.2f}"),
     ]
 
 
 def _better(trained: dict[str, float], found: dict[str, dict[str, float]]) -> bool:
-    return trained["image"] > trained["autodecoder-mnist"] and max(found["image"].values()) > max(found["autodecoder-mnist"].values())
+    return trained["image"] > trained["autodecoder-mnist"] and max(found["image"].values()) > max(
+        found["autodecoder-mnist"].values()
+    )
 
 
 def _fit_row(laboratory: Laboratory, name: str, score: float) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ def main(laboratory: Laboratory) -> None:
     recogniser, rows = classifier(laboratory), []
     sure = {name: _confidences(run, laboratory, recogniser) for name, run in zip(FITS, runs, strict=True)}
     for name in FITS:
-        rows.append((f"`{name}`", f"{curve_of(laboratory, name)['cpu_seconds']:.0f}", *(f"{value:.2f}" for value in sure[name].values())))
+        rows.append(
+            (f"`{name}`", f"{curve_of(laboratory, name)['cpu_seconds']:.0f}", *(f"{value:.2f}" for value in sure[name].values()))
+        )
     page.table("confidence", ("recipe", "CPU s of the fit", *next(iter(sure.values()))), rows)
     numbers = {name: told for name, told in zip(FITS, found.runs, strict=True)}
     page.claims(_claims(numbers, found.real, sure))
@@ -71,7 +73,11 @@ def _claims(numbers: dict[str, dict[str, float]], real: dict[str, float], sure: 
         *(Claim(f"best inside a hole of {mask} pixels", winner(f"hidden center:{mask}")) for mask in MASKS),
         Claim("labels of new images by near codes", winner("knn_new")),
         Claim("samples of a mixture on the bank's codes (`image`): confidence .92 or more", f"{ours:.2f}", ours >= 0.92),
-        Claim("midpoints by density (`image`) about as near to real images as test images", f"{middle:.4f}, {truth:.4f}", middle <= 1.05 * truth),
+        Claim(
+            "midpoints by density (`image`) about as near to real images as test images",
+            f"{middle:.4f}, {truth:.4f}",
+            middle <= 1.05 * truth,
+        ),
     ]
 
 

@@ -28,7 +28,13 @@ def main(laboratory: Laboratory) -> None:
     page = Page(laboratory.pages, "contractive")
     runs = {title: fitted(laboratory, name) for title, name in zip(TITLES, FITS, strict=True)}
     facts = {title: _facts(run, laboratory) for title, run in runs.items()}
-    head = ("penalty", "\\|J\\|, relative to the codes' spread", "moved by noise of 0.1, relative", "new images, dB", "kNN of new codes")
+    head = (
+        "penalty",
+        "\\|J\\|, relative to the codes' spread",
+        "moved by noise of 0.1, relative",
+        "new images, dB",
+        "kNN of new codes",
+    )
     page.table("facts", head, [(t, *(f"{v:.3f}" for v in each)) for t, each in facts.items()])
     exact, estimate, error = _formulas()
     refusal = _refusal()
@@ -40,7 +46,9 @@ def main(laboratory: Laboratory) -> None:
             Claim("codes move less with noise on the image", _ratio(facts), facts["contractive"][1] < facts["no penalty"][1]),
         ]
     )
-    page.result(f"Noise on an image moves its code {facts['no penalty'][1] / facts['contractive'][1]:.1f} times less than without the penalty.")
+    page.result(
+        f"Noise on an image moves its code {facts['no penalty'][1] / facts['contractive'][1]:.1f} times less than without the penalty."
+    )
     page.figure("singular", _singular(runs, laboratory))
     page.figure("digits", digits(_rows(runs, laboratory)))
     page.close(laboratory.about)
@@ -80,7 +88,9 @@ def _formulas() -> tuple[float, float, float]:
     truth = torch.autograd.functional.jacobian(codes, values).square().sum()
     seen = nf.Observations(torch.tensor([0]), coords, values, torch.ones(1, 12, dtype=torch.float64))
     exact = Contractive(1.0).cost(source(seen), source, seen)[0]
-    draws = torch.stack([Contractive(1.0, probes=1).cost(source(seen), source, seen, generator(k))[0] for k in range(DRAWS)]).detach()
+    draws = torch.stack(
+        [Contractive(1.0, probes=1).cost(source(seen), source, seen, generator(k))[0] for k in range(DRAWS)]
+    ).detach()
     apart = (draws.mean() - truth).abs()
     return ((exact - truth).abs() / truth).item(), (apart / (draws.std() / DRAWS**0.5)).item(), apart.item()
 

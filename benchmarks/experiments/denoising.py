@@ -30,16 +30,24 @@ def main(laboratory: Laboratory) -> None:
     noised = two_gaussians(NOISE).sample((20_000,))
     found = field(source, decoder, noised)
     errors = {name: off(found, score(two_gaussians(noise), noised)) for name, noise in (("noised", NOISE), ("clean", 0.0))}
-    page.table("field", ("density", "relative error of (r(x) - x) / s^2 as its score"), [(n, f"{e:.1%}") for n, e in errors.items()])
+    page.table(
+        "field", ("density", "relative error of (r(x) - x) / s^2 as its score"), [(n, f"{e:.1%}") for n, e in errors.items()]
+    )
     rows, scores = denoised(laboratory)
     page.table("digits", ("", "PSNR of new images seen with noise, dB", "seen without, dB"), scores)
     page.claims(
         [
-            Claim("within 5 % of the score of the NOISED density (measured: 3.2 %)", f"{errors['noised']:.1%}", errors["noised"] <= WANTED),
+            Claim(
+                "within 5 % of the score of the NOISED density (measured: 3.2 %)",
+                f"{errors['noised']:.1%}",
+                errors["noised"] <= WANTED,
+            ),
             Claim("and not of the clean one, which it is often taken for", f"{errors['clean']:.0%} off", errors["clean"] > 0.5),
         ]
     )
-    page.result(f"The vector field is within {errors['noised']:.1%} of the score of the noised density, and {errors['clean']:.0%} off the clean one's.")
+    page.result(
+        f"The vector field is within {errors['noised']:.1%} of the score of the noised density, and {errors['clean']:.0%} off the clean one's."
+    )
     page.figure("field", _figure(source, decoder))
     page.figure("digits", digits(rows))
     page.close(f"two Gaussians in the plane, noise {NOISE}; digits: {laboratory.about}, noise {PIXEL_NOISE}")
@@ -97,7 +105,10 @@ def denoised(laboratory: Laboratory) -> tuple[dict[str, Tensor], list[tuple[str,
     """What autoencoders make of noisy digits: pictures, and PSNR of the clean ones."""
     new, truth = laboratory.new.batch(torch.arange(len(laboratory.new))), pixels(laboratory.new)
     noisy = Noise(PIXEL_NOISE)(new, generator(0))
-    rows, scores = {"seen": noisy.values[:12, :, 0].clamp(0, 1)}, [("what is seen", f"{psnr(noisy.values[..., 0], truth).mean():.2f}", "")]
+    rows, scores = (
+        {"seen": noisy.values[:12, :, 0].clamp(0, 1)},
+        [("what is seen", f"{psnr(noisy.values[..., 0], truth).mean():.2f}", "")],
+    )
     for title, name in (("trained with noise", "denoising"), ("trained without", "autoencoder-cnn")):
         run = fitted(laboratory, name)
         images, clean = (decoded(run, run.infer(seen).latent.mean) for seen in (noisy, new))

@@ -33,7 +33,9 @@ def main(laboratory: Laboratory) -> None:
     published = flat["autodecoder-mnist"]
     page.claims(
         [
-            Claim("t-SNE of codes by digit: 2-D kNN accuracy at least 0.87, published recipe", f"{published:.3f}", published >= WANTED),
+            Claim(
+                "t-SNE of codes by digit: 2-D kNN accuracy at least 0.87, published recipe", f"{published:.3f}", published >= WANTED
+            ),
             Claim("the same, recipe `image`", f"{flat['image']:.3f}", flat["image"] >= WANTED),
         ]
     )
@@ -59,5 +61,3 @@ def accuracy(points: np.ndarray, labels: Tensor) -> float:
     found = model._y[model.kneighbors(return_distance=False)]  # of the points it was fitted to, each without itself
     votes = np.apply_along_axis(np.bincount, 1, found, minlength=10).argmax(1)
     return float((model.classes_[votes] == labels.numpy()).mean()) if len(model.classes_) else 0.0
-
-

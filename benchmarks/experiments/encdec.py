@@ -36,7 +36,9 @@ def main(laboratory: Laboratory) -> None:
             Claim("(not in the seed) pixels are reconstructed though no pixel is compared", f"{scores['encdec'][0]:.2f} dB", None),
         ]
     )
-    page.result(f"Code length falls from {longest:.2f} to {last:.2f} in {facts['epochs']} epochs; reconstructions {scores['encdec'][0]:.1f} dB, neighbours name {scores['encdec'][1]:.0%} of digits.")
+    page.result(
+        f"Code length falls from {longest:.2f} to {last:.2f} in {facts['epochs']} epochs; reconstructions {scores['encdec'][0]:.1f} dB, neighbours name {scores['encdec'][1]:.0%} of digits."
+    )
     page.figure("terms", _figure(terms))
     page.figure("digits", digits(probes_of(laboratory, "encdec", (1, 2, 4, 7, 12, 20, 33))))
     page.close(laboratory.about)

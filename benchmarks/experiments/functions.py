@@ -25,7 +25,11 @@ def main(laboratory: Laboratory) -> None:
     alternating, joint = (errors[name] for name in FITS)
     page.claims(
         [
-            Claim("alternating: dense MSE at most 0.005 after 8 rounds (measured: 0.0049)", f"{alternating:.2g}", alternating <= WANTED),
+            Claim(
+                "alternating: dense MSE at most 0.005 after 8 rounds (measured: 0.0049)",
+                f"{alternating:.2g}",
+                alternating <= WANTED,
+            ),
             Claim("joint: dense MSE at most 0.005 (measured: 0.0016)", f"{joint:.2g}", joint <= WANTED),
             Claim("joint updates err less at equal epochs", f"{alternating / joint:.1f} times less", joint < alternating),
         ]

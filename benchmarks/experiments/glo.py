@@ -38,17 +38,25 @@ def main(laboratory: Laboratory) -> None:
         [
             Claim("all codes have norm at most 1 + 1e-6, those of new images too", f"largest {longest:.7f}", longest <= 1 + 1e-6),
             Claim("the pyramid inverts to 1e-10", f"{error:.1g}", error <= 1e-10),
-            Claim("a PCA start beats a random start at equal epochs", f"{train['glo']:.2f} against {train['glo-random']:.2f} dB", train["glo"] > train["glo-random"]),
+            Claim(
+                "a PCA start beats a random start at equal epochs",
+                f"{train['glo']:.2f} against {train['glo-random']:.2f} dB",
+                train["glo"] > train["glo-random"],
+            ),
         ]
     )
-    page.result(f"Train {train['glo']:.2f} dB from PCA and {train['glo-random']:.2f} from random codes; new images {new['glo']:.2f} dB.")
+    page.result(
+        f"Train {train['glo']:.2f} dB from PCA and {train['glo-random']:.2f} from random codes; new images {new['glo']:.2f} dB."
+    )
     figure, (axes,) = plots(1, width=5)
     for name in FITS:
         axes.plot(*scores_of(laboratory, name), ".-", label=f"first codes: {TITLES[name]}")
     axes.set(xlabel="epoch", ylabel="PSNR of training images, dB")
     axes.legend(frameon=False)
     page.figure("curves", figure)
-    shown = {f"{TITLES[name]}, {title}": rows for name in FITS for title, rows in _ends(laboratory, name).items() if title != "data"}
+    shown = {
+        f"{TITLES[name]}, {title}": rows for name in FITS for title, rows in _ends(laboratory, name).items() if title != "data"
+    }
     page.figure("digits", digits({"data": probes_of(laboratory, "glo", ())["data"], **shown, "samples": images["mixture"][:12]}))
     page.close(f"{laboratory.about}; {len(few)} test images are searched for, {SAMPLES} samples")
 

@@ -32,7 +32,12 @@ def main(laboratory: Laboratory) -> None:
     page.table("scores", head, [(str(mask), *(f"{value:.2f}" for value in values)) for mask, *values in rows])
     centre = square(LEFT_OUT)
     trained_without = _by_encoder(laboratory, "without-centre", test, LEFT_OUT)
-    lit = {"truth": truth, "trained without the centre": trained_without, "fed the hole": fed[LEFT_OUT], "autodecoder": searched[LEFT_OUT]}
+    lit = {
+        "truth": truth,
+        "trained without the centre": trained_without,
+        "fed the hole": fed[LEFT_OUT],
+        "autodecoder": searched[LEFT_OUT],
+    }
     page.table(
         "brightness",
         ("centre of 16 pixels", "mean brightness", "PSNR against the truth, dB"),
@@ -79,7 +84,11 @@ def _claims(rows: list[tuple[float, ...]], brightness: float) -> list[Claim]:
         return ", ".join(f"{value:.1f}" for value in values)
 
     return [
-        Claim("fed a masked image, it reproduces the mask: at least 22 dB against black inside", dotted(black), min(black) >= REPRODUCED),
+        Claim(
+            "fed a masked image, it reproduces the mask: at least 22 dB against black inside",
+            dotted(black),
+            min(black) >= REPRODUCED,
+        ),
         Claim("and so is far from the truth there: 6.6, 5.9, 6.4, 7.6 dB", dotted(truth), max(truth) < min(other)),
         Claim("trained without the centre, it leaves it empty", f"mean brightness there {brightness:.3f}", brightness < EMPTY),
         Claim("the autodecoder, shown the same, completes it", f"{dotted(other)} dB (likeliest)", min(other) > max(truth)),

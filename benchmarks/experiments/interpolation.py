@@ -32,7 +32,14 @@ def main(laboratory: Laboratory) -> None:
     copies = {f"`{name}`, {path}": copied(runs[name], z) for (name, path), z in middles.items()}
     page.table(
         "midpoints",
-        ("midpoints of different digits", "MSE to the nearest training image", "from the nearest code's image", "confidence", "greyness", "from the pixel average"),
+        (
+            "midpoints of different digits",
+            "MSE to the nearest training image",
+            "from the nearest code's image",
+            "confidence",
+            "greyness",
+            "from the pixel average",
+        ),
         [
             (
                 name,
@@ -47,7 +54,9 @@ def main(laboratory: Laboratory) -> None:
     )
     drawn = {kind: decoded(runs["image"], sample(runs["image"], SAMPLES, kind)).clamp(0, 1) for kind in ("gaussian", "mixture")}
     shown = {"real test images": real, **drawn}
-    rows = [(kind, f"{recogniser.confidence(images):.3f}", f"{nearest(images, training).mean():.4f}") for kind, images in shown.items()]
+    rows = [
+        (kind, f"{recogniser.confidence(images):.3f}", f"{nearest(images, training).mean():.4f}") for kind, images in shown.items()
+    ]
     page.table("samples", ("samples of `image`", "confidence", "MSE to the nearest training image"), rows)
     half = nearest(real, training).median().item() / 2
     page.claims(_claims(distances, copies, half, recogniser.confidence(drawn["gaussian"]), recogniser.confidence(drawn["mixture"])))
@@ -93,10 +102,24 @@ def _claims(distances: dict[str, float], copies: dict[str, Tensor], half: float,
     real = distances["real test images"]
     from_code = copies["`image`, density"].mean().item()
     return [
-        Claim("order: graph < density < linear < spherical", f"{graph:.4f}, {density:.4f}, {linear:.4f}, {spherical:.4f}", graph < density < linear < spherical),
-        Claim("the line's midpoints are farther from real images than real test images are (.0266, .0229)", f"{linear:.4f}, {real:.4f}", linear > real),
-        Claim("wanted: midpoints by density about as near as real test images", f"{density:.4f}, {real:.4f}", density <= 1.05 * real),
-        Claim("wanted: without being copies (above half of the median of real images)", f"{from_code:.4f}, {half:.4f}", from_code > half),
+        Claim(
+            "order: graph < density < linear < spherical",
+            f"{graph:.4f}, {density:.4f}, {linear:.4f}, {spherical:.4f}",
+            graph < density < linear < spherical,
+        ),
+        Claim(
+            "the line's midpoints are farther from real images than real test images are (.0266, .0229)",
+            f"{linear:.4f}, {real:.4f}",
+            linear > real,
+        ),
+        Claim(
+            "wanted: midpoints by density about as near as real test images", f"{density:.4f}, {real:.4f}", density <= 1.05 * real
+        ),
+        Claim(
+            "wanted: without being copies (above half of the median of real images)",
+            f"{from_code:.4f}, {half:.4f}",
+            from_code > half,
+        ),
         Claim("a graph's midpoints are nearly copies (.003 to .005)", f"{graph:.4f}", graph <= 0.006),
         Claim("samples of a Gaussian: confidence .71; of a mixture .92 or more", f"{gaussian:.2f}; {mixture:.2f}", mixture >= 0.92),
     ]

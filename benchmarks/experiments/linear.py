@@ -43,7 +43,11 @@ def main(laboratory: Laboratory) -> None:
     off = float((values - expected[: len(values)]).abs().max() / problem.singular[0])
     page.claims(
         [
-            Claim("linear autodecoder: largest principal angle to PCA's span at most 1e-4 (measured: 1e-7)", f"{angle:.1g}", angle <= 1e-4),
+            Claim(
+                "linear autodecoder: largest principal angle to PCA's span at most 1e-4 (measured: 1e-7)",
+                f"{angle:.1g}",
+                angle <= 1e-4,
+            ),
             Claim(
                 "with L2 on codes and weights, singular values are max(s - sqrt(ab), 0) (measured: to 1e-7)",
                 f"within {off:.1g} of the largest",
@@ -111,7 +115,9 @@ def _figure(singular: Tensor, values: Tensor, threshold: float):  # type: ignore
     numbers = range(1, 2 * KEPT.stop + 1)
     axes.plot(numbers, singular[: 2 * KEPT.stop], "o", color="0.6", markersize=5, label="of the images")
     axes.plot(numbers, (singular[: 2 * KEPT.stop] - threshold).clamp(min=0), "-", linewidth=1, label="max(s - sqrt(ab), 0)")
-    axes.plot(numbers, values[: 2 * KEPT.stop], "x", color="black", markersize=5, label="of the fitted product of codes and weights")
+    axes.plot(
+        numbers, values[: 2 * KEPT.stop], "x", color="black", markersize=5, label="of the fitted product of codes and weights"
+    )
     axes.set(xlabel="number", ylabel="singular value", title=f"threshold {threshold:.3g}")
     axes.legend(frameon=False)
     return figure

@@ -32,8 +32,14 @@ def main(laboratory: Laboratory) -> None:
     rows, bands = completions(laboratory, test)
     recogniser = classifier(laboratory)
     truth, labels = pixels(test), labels_of(test)
-    scores = {name: [inside(guess, truth, square(mask)) for guess, mask in zip(row, MASKS, strict=True)] for name, row in rows.items()}
-    page.table("scores", ("", *map(str, MASKS)), [score_row(name, row, scores[name], recogniser, truth, labels) for name, row in rows.items()])
+    scores = {
+        name: [inside(guess, truth, square(mask)) for guess, mask in zip(row, MASKS, strict=True)] for name, row in rows.items()
+    }
+    page.table(
+        "scores",
+        ("", *map(str, MASKS)),
+        [score_row(name, row, scores[name], recogniser, truth, labels) for name, row in rows.items()],
+    )
     page.table("bands", ("hole", "coverage of 90 % bands", "CRPS", "width"), bands)
     page.claims(claims(scores, bands))
     gains = [f"{(a - b).mean():+.2f}" for a, b in zip(scores["`image-completion`, mean"], scores[RIDGE], strict=True)]
@@ -58,12 +64,15 @@ def completions(laboratory: Laboratory, test: nf.Signals) -> tuple[dict[str, Row
         for name in ("autodecoder-mnist", "image"):
             guesses[f"`{name}`"] = searched(fitted(laboratory, name), test, visibility)
         run = fitted(laboratory, "image-completion")
-        nf.calibrate(run, laboratory.held_out.select(torch.arange(min(CALIBRATED, len(laboratory.held_out)))), visibility)
+        nf.calibrate(run, laboratory.held_out.select(torch.arange(laboratory.few(CALIBRATED))), visibility)
         completion = nf.complete(run, test, visibility)
         draws = [completion.draws(rows) for rows in torch.arange(len(test)).split(16)]
         with torch.no_grad():
             mean = torch.cat([run.mean_field(each.codes)(run.domain.grid())[..., 0] for each in draws if each is not None])
-        guesses |= {"`image-completion`, mean": mean, "`image-completion`, likeliest": decoded(run, completion.estimate.latent.mean)}
+        guesses |= {
+            "`image-completion`, mean": mean,
+            "`image-completion`, likeliest": decoded(run, completion.estimate.latent.mean),
+        }
         for name, guess in guesses.items():
             rows.setdefault(name, []).append(torch.where(hole, guess, t))
         hidden = completion.scores["hidden"]
@@ -97,12 +106,24 @@ def claims(scores: dict[str, list[Tensor]], bands: list[tuple[str, ...]]) -> lis
     covered = [float(band[1]) for band in bands]
     return [
         Claim("plain autodecoder with Adam: 12.2, 9.6, 8.7, 8.5 dB", dotted(plain), None),
-        Claim("posterior mean above the seed's anchors (13.2, 11.6, 10.7, 10.4)", dotted(mean), all(a >= b for a, b in zip(mean, ANCHORS, strict=True))),
+        Claim(
+            "posterior mean above the seed's anchors (13.2, 11.6, 10.7, 10.4)",
+            dotted(mean),
+            all(a >= b for a, b in zip(mean, ANCHORS, strict=True)),
+        ),
         *(
-            Claim(f"posterior mean above kernel ridge regression on the same images, hole {mask}", f"{ours:.2f}, {theirs:.2f}", ours > theirs)
+            Claim(
+                f"posterior mean above kernel ridge regression on the same images, hole {mask}",
+                f"{ours:.2f}, {theirs:.2f}",
+                ours > theirs,
+            )
             for mask, ours, theirs in zip(MASKS, mean, ridge_scores, strict=True)
         ),
-        Claim("coverage of 90 % bands between 85 and 95 %", ", ".join(f"{c:.0%}" for c in covered), all(0.85 <= c <= 0.95 for c in covered)),
+        Claim(
+            "coverage of 90 % bands between 85 and 95 %",
+            ", ".join(f"{c:.0%}" for c in covered),
+            all(0.85 <= c <= 0.95 for c in covered),
+        ),
     ]
 
 

@@ -39,7 +39,11 @@ def main(laboratory: Laboratory) -> None:
     page.claims(
         [
             *(
-                Claim(f"share of activations below 0.1, {title}: {seed:.0%}", f"{shares[title]:.0%}", abs(shares[title] - seed) <= NEAR)
+                Claim(
+                    f"share of activations below 0.1, {title}: {seed:.0%}",
+                    f"{shares[title]:.0%}",
+                    abs(shares[title] - seed) <= NEAR,
+                )
                 for title, seed in zip(TITLES, SEED, strict=True)
             ),
             Claim("both penalties make codes sparser", f"{none:.0%} without; {l1:.0%}, {kl:.0%}", min(l1, kl) > none),

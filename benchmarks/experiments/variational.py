@@ -24,7 +24,8 @@ def main(laboratory: Laboratory) -> None:
     new = {name: _new(run, laboratory) for name, run in runs.items()}
     sure = {name: recogniser.confidence(images) for name, images in samples.items()}
     rows = [
-        (f"`{n}`", f"{new[n]:.2f}", f"{sure[n]:.2f}", f"{nearest(samples[n], training).mean():.4f}", f"{rough[n]:.2f}") for n in FITS
+        (f"`{n}`", f"{new[n]:.2f}", f"{sure[n]:.2f}", f"{nearest(samples[n], training).mean():.4f}", f"{rough[n]:.2f}")
+        for n in FITS
     ]
     real = pixels(laboratory.new)[:SAMPLES]
     rows.append(("real test images", "", f"{recogniser.confidence(real):.2f}", f"{nearest(real, training).mean():.4f}", ""))
@@ -32,7 +33,9 @@ def main(laboratory: Laboratory) -> None:
     page.table("models", head, rows)
     errors = _divergence()
     page.claims(_claims(errors, rough, sure))
-    page.result(f"Paths of the VAE have roughness {rough['vae']:.2f}, of the plain autoencoder {rough['autoencoder-cnn']:.2f}; samples are digits with confidence {sure['vae']:.2f}.")
+    page.result(
+        f"Paths of the VAE have roughness {rough['vae']:.2f}, of the plain autoencoder {rough['autoencoder-cnn']:.2f}; samples are digits with confidence {sure['vae']:.2f}."
+    )
     page.figure("samples", digits({name: images[:12] for name, images in samples.items()}))
     page.figure("paths", digits({name: _path(run, laboratory) for name, run in runs.items()}))
     page.figure("spreads", _spreads(runs))
@@ -114,5 +117,3 @@ def _spreads(runs: dict[str, nf.Run]):  # type: ignore[no-untyped-def]
     axes.set(xlabel="dimension, sorted", ylabel="mean standard deviation of codes", ylim=(0, 1.1))
     axes.legend(frameon=False)
     return figure
-
-
