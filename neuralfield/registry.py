@@ -76,6 +76,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",
         "linear": "neuralfield.decoders.linear:Linear",
+        "mlp": "neuralfield.decoders.mlp:MLP",
         "modulated": "neuralfield.decoders.modulated:Modulated",
         "concat": "neuralfield.decoders.concat:Concat",
         "convolutional": "neuralfield.decoders.convolutional:Convolutional",
