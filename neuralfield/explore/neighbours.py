@@ -1,6 +1,6 @@
 """What is near: labels of near codes, the nearest code, and the nearest signal among those that a run was fitted to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -12,10 +12,12 @@ from neuralfield.run import Run, fitting
 from neuralfield.signals import signals as sources
 from neuralfield.signals.roster import UNKNOWN
 from neuralfield.signals.signals import Signals
-from neuralfield.types import Field
+from neuralfield.types import Field, spread
 
 AT_ONCE = 1024
-"""Rows whose distances to all others are in memory together."""
+"""Rows whose distances to as many others are in memory together."""
+MOST = 60_000
+"""Signals that are looked through at most, evenly spread: their values are in memory."""
 COMPARED_AT = 24
 """Samples along every axis at which signals without a grid of their own are compared: 13,824 of a solid."""
 
@@ -62,63 +64,68 @@ def knn_accuracy(
 class Gallery:
     """Signals to look for the nearest among, by the mean squared difference of their values at the points of a run's grid.
 
-    `values` [n, P, V] at `coords`, in the units inside; `weight` [n, P] is 0 where a signal is not known; `ids` are theirs.
-    `real` says that these are the signals' own values. Signals without a common grid (curves at times of their own, shapes) are
-    compared as the run's own fields of them, and then it is False.
+    `values` [n, P, V] at `coords`, in the units inside; `weight` [n, P] is 0 where a signal is not known. `index` are their
+    numbers in the data set or bank that they come from, `ids` their names. `real` says that these are the signals' own values.
+    Signals without a common grid (curves at times of their own, shapes) are compared as a run's fields of them: not real.
     """
 
     coords: Float[Tensor, "1 P C"]
     values: Float[Tensor, "n P V"]
     weight: Float[Tensor, "n P"]
+    index: Int[Tensor, " n"]
     ids: list[str]
     real: bool
 
     @classmethod
-    def of(cls, run: Run, signals: Signals | None, most: int | None = None) -> Self:
-        """Those of a data set, at most so many, where it is given and lies on the run's own grid; else the fields of the bank."""
+    def of(cls, run: Run, signals: Signals | None, most: int = MOST) -> Self:
+        """Those of a data set, where it is given and lies on the run's own grid; else the fields of the bank's codes."""
         grid = run.domain.grid()
         if signals is not None and run.domain.shape is not None:
-            rows = torch.arange(min(len(signals), most or len(signals)))
+            rows = spread(len(signals), most)
             truth = signals.truth(rows)
             if truth.coords.shape == grid.shape and bool(torch.isclose(truth.coords.cpu(), grid, atol=1e-5).all()):
-                return cls(grid, truth.values.cpu(), truth.told.cpu(), [signals.ids[i] for i in rows.tolist()], True)
-        rows = torch.arange(min(len(run.ids), most or len(run.ids)))
-        return cls.of_codes(run, run.model.source.rows(rows).cpu(), [run.ids[i] for i in rows.tolist()])
+                return cls(grid, truth.values.cpu(), truth.told.cpu(), rows, [signals.ids[i] for i in rows.tolist()], True)
+        rows = spread(len(run.ids), most)
+        fields = cls.of_codes(run, run.model.source.rows(rows).cpu())
+        return replace(fields, index=rows, ids=[run.ids[i] for i in rows.tolist()])
 
     @classmethod
-    def of_codes(cls, run: Run, codes: Float[Tensor, "n D"], ids: list[str] | None = None) -> Self:
+    def of_codes(cls, run: Run, codes: Float[Tensor, "n D"]) -> Self:
         """The fields of some codes."""
         grid = run.domain.grid(None if run.domain.shape is not None or run.domain.coord_dim == 1 else COMPARED_AT)
-        values = values_at(run, codes, grid)
-        names = ids or [str(i) for i in range(len(codes))]
-        return cls(grid, values, torch.ones(values.shape[:2]), names, False)
+        values, rows = values_at(run, codes, grid), torch.arange(len(codes))
+        return cls(grid, values, torch.ones(values.shape[:2]), rows, list(map(str, rows.tolist())), False)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def rows(self, which: Int[Tensor, " m"]) -> Self:
         """Some of the signals."""
-        ids = [self.ids[i] for i in which.tolist()]
-        return type(self)(self.coords, self.values[which], self.weight[which], ids, self.real)
+        cut = {name: getattr(self, name)[which] for name in ("values", "weight", "index")}
+        return replace(self, **cut, ids=[self.ids[i] for i in which.tolist()])
 
     def nearest(self, others: "Gallery") -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
-        """(mean squared difference, row here) of the nearest signal to each of the others, over the points known of both."""
-        rows = torch.cat([self._apart(others.rows(some)).argmin(1) for some in torch.arange(len(others)).split(AT_ONCE)])
-        return self.apart(others, rows), rows
+        """(mean squared difference, place here) of the nearest signal to each of the others, over the points known of both."""
+        places = []
+        for some in torch.arange(len(others)).split(AT_ONCE):
+            part = others.rows(some)
+            parts = [self.rows(own)._apart(part) for own in torch.arange(len(self)).split(AT_ONCE)]
+            places.append(torch.cat(parts, 1).argmin(1))
+        found = torch.cat(places)
+        return self.apart(others, found), found
 
-    def apart(self, others: "Gallery", rows: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+    def apart(self, others: "Gallery", places: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Mean squared difference of each of the others from one signal here."""
-        weight = others.weight * self.weight[rows]
-        squares = (others.values - self.values[rows]).square().mean(2) * weight
+        weight = others.weight * self.weight[places]
+        squares = (others.values - self.values[places]).square().mean(2) * weight
         return squares.sum(1) / weight.sum(1)
 
     def _apart(self, others: "Gallery") -> Float[Tensor, "m n"]:
-        """The same of all pairs: products of matrices, good to the rounding of float32, which is enough to choose."""
+        """The same of all pairs, by products of matrices: to the rounding of float32, which is enough to choose by."""
         x, q = self.values.flatten(1), others.values.flatten(1)
-        channels = self.values.shape[2]
-        w, v = (side.weight.repeat_interleave(channels, 1) for side in (self, others))
+        w, v = (side.weight.repeat_interleave(self.values.shape[2], 1) for side in (self, others))
         squares = (q.square() * v) @ w.T - 2 * (q * v) @ (x * w).T + v @ (x.square() * w).T
-        return torch.nan_to_num(squares / (v @ w.T), torch.inf)
+        return torch.nan_to_num(squares / (v @ w.T), torch.inf)  # of two that have no point in common
 
 
 @torch.no_grad()
