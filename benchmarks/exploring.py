@@ -63,7 +63,7 @@ def table(run: nf.Run, train: nf.Signals, test: nf.Signals, pairs: int, count: i
     i, j = (torch.randint(len(codes), (8 * pairs,), generator=draw) for _ in range(2))
     i, j = (rows[labels[i] != labels[j]][:pairs] for rows in (i, j))
     lines = [
-        "| | from the nearest training image | from that of the nearest training code | classifier's confidence | test images from it | s |",
+        "| | from the nearest training image | from the nearest training code's image | confidence | test images from it | s |",
         "|---|---|---|---|---|---|",
         row("real test images", gallery, real, None, None, classify, 0.0),
     ]

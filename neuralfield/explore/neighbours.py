@@ -77,14 +77,16 @@ class Gallery:
     real: bool
 
     @classmethod
-    def of(cls, run: Run, signals: Signals | None, most: int = MOST) -> Self:
-        """Those of a data set, where it is given and lies on the run's own grid; else the fields of the bank's codes."""
+    def of(cls, run: Run, signals: Signals | None, codes: Float[Tensor, "n D"] | None = None, most: int = MOST) -> Self:
+        """Those of a data set, where it lies on the run's own grid; else the fields of their codes, or of the bank's."""
         grid = run.domain.grid()
         if signals is not None and run.domain.shape is not None:
             rows = spread(len(signals), most)
             truth = signals.truth(rows)
             if truth.coords.shape == grid.shape and bool(torch.isclose(truth.coords.cpu(), grid, atol=1e-5).all()):
                 return cls(grid, truth.values.cpu(), truth.told.cpu(), rows, [signals.ids[i] for i in rows.tolist()], True)
+        if codes is not None:
+            return cls.of_codes(run, codes[spread(len(codes), most)])
         rows = spread(len(run.ids), most)
         fields = cls.of_codes(run, run.model.source.rows(rows).cpu())
         return replace(fields, index=rows, ids=[run.ids[i] for i in rows.tolist()])
