@@ -1,18 +1,21 @@
 """The only place where a loss is assembled; training and inference use it unchanged."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.latents.penalties import Penalty
 from neuralfield.latents.priors import Prior
 from neuralfield.latents.source import LatentSource
 from neuralfield.likelihoods import Likelihood
 from neuralfield.measurements import Measurement
+from neuralfield.signals.corruptions import Corruption
 from neuralfield.types import Field, Latent, Loss, Observations
 
 
@@ -27,7 +30,7 @@ class Objective(nn.Module, ABC):
     """Share of the prior that counts. The loop sets it in a step of training, and only there: searches see the whole prior."""
     precision: torch.dtype = torch.float32
     """What the decoder computes in. The loop sets it as `ramp`: searches, Jacobians and pictures are float32."""
-    separable: ClassVar[bool] = False
+    separable: bool = False
     """Whether a batch costs what its parts cost together, `batch` weighed by their shares: a step may then take them one by one."""
     capturable: ClassVar[bool] = False
     """Whether its steps may be captured as CUDA graphs: nothing in them waits for the GPU or draws numbers but the codes' noise."""
@@ -52,9 +55,15 @@ class MAP(Objective):
     trains, `eikonal` adds eikonal * the mean of (|gradient of the field by its coordinates| - 1)^2 over the batch's points (Gropp
     et al. 2020): fields of signed distances have slope 1.
     `temperature` divides the nats of what was seen: more than 1 where points err together, and say less than they seem to.
+
+    Of a variational source it is the negative evidence lower bound: expected nats, and `beta` times the divergence from the prior
+    (Higgins et al. 2017). The expectation is that over one draw of each code ("sample"), or over 2 D points that integrate cubic
+    functions of a code exactly ("cubature", Stroud 1957), as the nats of a decoder linear in the code are.
+
+    While it trains, a `corruption` stands between the data and an encoder, and a `penalty` is added to the prior.
     """
 
-    separable: ClassVar[bool] = True
+    separable: bool = True
     capturable: ClassVar[bool] = True
 
     def __init__(
@@ -65,25 +74,65 @@ class MAP(Objective):
         weight_l2: float = 0.0,
         temperature: float = 1.0,
         eikonal: float = 0.0,
+        beta: float = 1.0,
+        expectation: Literal["sample", "cubature"] = "sample",
+        penalty: Penalty | None = None,
+        corruption: Corruption | None = None,
     ) -> None:
         super().__init__()
+        if beta < 0:
+            raise ValueError(f"objective.beta must be 0 or more, got {beta}")
         if not temperature > 0:
             raise ValueError(f"objective.temperature must be positive, got {temperature}")
         if weight_l2 < 0 or eikonal < 0:
             raise ValueError(f"objective.weight_l2 and eikonal must be 0 or more, got {weight_l2} and {eikonal}")
         self.temperature, self.eikonal = temperature, eikonal
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
+        self.beta, self.expectation, self.penalty, self.corruption = beta, expectation, penalty, corruption
+        self.separable = penalty is None or penalty.separable
         self.points = measurement.points
         self.shift: Float[Tensor, "n D"] | None = None
 
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
-        latent = source(observations)
-        z = latent.sample(observations.index, generator)
-        data = self.nats(self.predict(z, decoder, observations), observations)
-        prior = self.ramp * self.prior.cost(self.moved(latent, observations))
-        return Loss(data.sum(1), prior, observations.observed, self._decoder_penalty(z, decoder, observations))
+        read, observations = self._corrupted(observations, generator)
+        latent = source(read)
+        if source.variational and self.expectation == "cubature":
+            data, z = self._integrated(latent, decoder, observations), latent.mean
+        else:
+            z = latent.sample(observations.index, generator)
+            data = self.nats(self.predict(z, decoder, observations), observations).sum(1)
+        prior, terms = self.ramp * self._prior(source, latent, observations), {}
+        if source.variational:
+            terms["divergence"] = prior
+        if self.penalty is not None and (self.training or self.penalty.searched):
+            terms["penalty"] = self.penalty.cost(latent, source, read, generator)
+            prior = prior + terms["penalty"]
+        batch = self._decoder_penalty(z, decoder, observations)
+        return Loss(data, prior, observations.observed, batch, {name: term.detach().mean() for name, term in terms.items()})
+
+    def _corrupted(self, observations: Observations, generator: torch.Generator | None) -> tuple[Observations, Observations]:
+        """(what an encoder reads, what the likelihood scores)."""
+        if self.corruption is None or not self.training:
+            return observations, observations
+        read = self.corruption(observations, generator)
+        return read, read if self.corruption.scores == "seen" else observations
+
+    def _prior(self, source: LatentSource, latent: Latent, observations: Observations) -> Float[Tensor, " B"]:
+        if source.variational:
+            return self.beta * self.prior.divergence(latent)
+        return self.prior.cost(self.moved(latent, observations))
+
+    def _integrated(self, latent: Latent, decoder: Decoder, observations: Observations) -> Float[Tensor, " B"]:
+        """Nats expected over each Gaussian: their mean at mean +- sqrt(D) standard deviations along every axis."""
+        assert latent.log_std is not None
+        (count, dims), device = latent.mean.shape, latent.mean.device
+        steps = math.sqrt(dims) * torch.diag_embed(latent.log_std.exp())
+        z = latent.mean[:, None] + torch.cat([steps, -steps], 1)
+        copies = observations.rows(torch.arange(count, device=device).repeat_interleave(2 * dims))
+        data = self.nats(self.predict(z.flatten(0, 1), decoder, copies), copies).sum(1)
+        return data.view(count, 2 * dims).mean(1)
 
     def moved(self, latent: Latent, observations: Observations) -> Latent:
         """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.domains.domain import Domain
 from neuralfield.errors import UsageError
+from neuralfield.latents.priors import Prior
 from neuralfield.latents.source import LatentSource
 from neuralfield.objective import Objective
 from neuralfield.registry import nearest, resolve
@@ -32,6 +33,8 @@ ROOMS = {
     "measurement": "measurements",
     "likelihood": "likelihoods",
     "prior": "priors",
+    "penalty": "penalties",
+    "corruption": "corruptions",
     "objective": "objectives",
     "schedule": "schedules",
     "inference": "solvers",
@@ -44,12 +47,14 @@ TRAINING_PRIOR = "training"
 FILLED_IN = {
     "domain": set(),
     "signals": set(),
-    "latents": {"count"},
+    "latents": {"count", "coord_dim", "value_dim", "shape"},
     "decoder": {"coord_dim", "value_dim", "code_dim", "shape", "grid"},
     "measurement": {"coord_dim", "value_dim", "shape"},
     "likelihood": {"value_dim"},
     "prior": {"code_dim"},
-    "objective": {"measurement", "likelihood", "prior"},
+    "penalty": set(),
+    "corruption": {"domain"},
+    "objective": {"measurement", "likelihood", "prior", "penalty", "corruption"},
     "schedule": set(),
     "inference": set(),
 }
@@ -135,6 +140,8 @@ class Recipe(BaseModel):
     measurement: Part = Part(kind="points")
     likelihood: Part | None = None
     prior: Part = Part(kind="isotropic")
+    penalty: Part | None = None
+    corruption: Part | None = None
     objective: Part = Part(kind="map")
     schedule: Part = Part(kind="joint")
     training: Training = Training()
@@ -194,7 +201,7 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
         domain: Domain = _make("domain", recipe.domain, {})
         context: dict[str, Any] = {"coord_dim": domain.coord_dim, "value_dim": domain.value_dim, "shape": domain.shape}
         context["grid"] = None if domain.shape is None else domain.grid()
-        source: LatentSource = _make("latents", recipe.latents, {"count": count})
+        source: LatentSource = _make("latents", recipe.latents, {**context, "count": count})
         context["code_dim"] = source.code_dim
         decoder: Decoder = _make("decoder", recipe.decoder, context)
         parts = {
@@ -202,9 +209,43 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
             "likelihood": _make("likelihood", recipe.likelihood or Part(kind=domain.likelihood), context),
             "prior": _make("prior", recipe.prior, context),
         }
+        for table, part in (("penalty", recipe.penalty), ("corruption", recipe.corruption)):
+            parts[table] = None if part is None else _make(table, part, {"domain": domain})
         objective: Objective = _make("objective", recipe.objective, parts)
         solver.check(objective, decoder)
+        _agree(recipe, source, parts)
         return Model(domain, source, decoder, objective)
+
+
+def _agree(recipe: Recipe, source: LatentSource, parts: dict[str, Any]) -> None:
+    """Refuse what the source of codes cannot serve."""
+    training, penalty, free = recipe.training, parts["penalty"], not (source.reads or source.variational)
+    whole = source.reads and source.whole
+    for refused, why in (
+        (resolve("starts", recipe.inference.start).reads and not source.reads, _NO_ENCODER),
+        (recipe.corruption and not source.reads, "[corruption] changes what an encoder reads; say corruption.kind=none"),
+        (penalty and penalty.refusal(source), penalty and penalty.refusal(source)),
+        (
+            source.variational and not _is_gaussian(parts["prior"]),
+            "it needs a Gaussian prior; say prior.kind=isotropic",
+        ),
+        (training.polish and not free, "training.polish searches the codes of a plain bank; say training.polish=0"),
+        (source.reads and training.draw == "samples", "it reads signals, not single samples; say training.draw=signals"),
+        (whole and training.points, "it reads whole signals; leave out training.points, or say latents.network=set"),
+        (source.reads and training.latent_optimiser != "rows", "training.optimiser trains it; leave out training.latent_optimiser"),
+    ):
+        if refused:
+            raise UsageError(f'latents of kind "{recipe.latents.kind}": {why}')
+
+
+_NO_ENCODER = 'start "encoder" reads codes with an encoder, and there is none; say inference.start=spectral'
+
+
+def _is_gaussian(prior: Prior) -> bool:
+    try:
+        return len(prior.components().means) == 1
+    except NotImplementedError:
+        return False
 
 
 def construct(table: str, kind: str, arguments: dict[str, Any]) -> Any:
@@ -262,7 +303,9 @@ def _apply(tables: dict[str, Any], setting: str) -> None:
     value = _value(text.strip())
     if not isinstance(tables.get(table, {}), dict):
         raise UsageError(f'"{table}" is no table of the recipe, so {key.strip()} cannot be set')
-    if name == "kind":
+    if name == "kind" and value is None:
+        tables.pop(table, None)
+    elif name == "kind":
         kept = Inference.model_fields if table == "inference" else ()  # start, prior and batch are no keys of the solver's
         tables[table] = {key: old for key, old in tables.get(table, {}).items() if key in kept} | {"kind": value}
     else:
@@ -325,7 +368,7 @@ def _make(table: str, part: Part, context: dict[str, Any]) -> Any:
     unknown = [key for key, p in takes.items() if p.default is p.empty and key not in context and part.arguments.get(key) is None]
     if unknown:
         raise UsageError(f'[{table}] of kind "{part.kind}" needs a {unknown[0]}; nf.fit takes it from the signals')
-    missing = [key for key in takes if key in context and context[key] is None]
+    missing = [key for key, p in takes.items() if key in context and context[key] is None and p.default is p.empty]
     if missing:
         raise UsageError(
             f'[{table}] of kind "{part.kind}" needs signals with a {missing[0]} of their own, and this domain has none'

@@ -40,10 +40,31 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "file": "neuralfield.signals.masks:File",
         "depth": "neuralfield.signals.depth:Depth",
     },
-    "latents": {"bank": "neuralfield.latents.bank:Bank"},
+    "latents": {
+        "bank": "neuralfield.latents.bank:Bank",
+        "encoder": "neuralfield.latents.encoder:Encoder",
+        "gaussian-encoder": "neuralfield.latents.encoder:GaussianEncoder",
+        "variational-bank": "neuralfield.latents.variational_bank:VariationalBank",
+    },
     "initialisers": {
         "normal": "neuralfield.latents.initialise:Normal",
         "spectral": "neuralfield.latents.initialise:Spectral",
+    },
+    "networks": {
+        "linear": "neuralfield.latents.encoders.linear:Linear",
+        "mlp": "neuralfield.latents.encoders.mlp:MLP",
+        "convolutional": "neuralfield.latents.encoders.convolutional:Convolutional",
+        "set": "neuralfield.latents.encoders.points:Points",
+    },
+    "penalties": {
+        "contractive": "neuralfield.latents.penalties:Contractive",
+        "kl-sparsity": "neuralfield.latents.penalties:KLSparsity",
+        "l1": "neuralfield.latents.penalties:L1",
+    },
+    "corruptions": {
+        "dropout": "neuralfield.signals.corruptions:Dropout",
+        "mask": "neuralfield.signals.corruptions:Mask",
+        "noise": "neuralfield.signals.corruptions:Noise",
     },
     "priors": {
         "isotropic": "neuralfield.latents.priors:Isotropic",
@@ -95,6 +116,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "solvers": {
         "adam": "neuralfield.inference.adam:Adam",
         "adam-deepsdf": "neuralfield.inference.adam:adam_deepsdf",
+        "encode": "neuralfield.inference.encode:Encode",
         "lbfgs": "neuralfield.inference.lbfgs:LBFGS",
         "levenberg": "neuralfield.inference.levenberg:Levenberg",
         "linear": "neuralfield.inference.linear:Linear",
@@ -106,6 +128,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "starts": {
         "amortised": "neuralfield.inference.amortised:Amortised",
+        "encoder": "neuralfield.inference.starts:Encoder",
         "mean": "neuralfield.inference.starts:Mean",
         "nearest": "neuralfield.inference.starts:Nearest",
         "spectral": "neuralfield.inference.starts:Spectral",
@@ -131,18 +154,23 @@ def resolve(room: str, name: str) -> Any:
         return _registered[room][name]
     target = BUILT_IN.get(room, {}).get(name) or _plugins(room).get(name)
     if target is None:
-        raise UsageError(f'there is no {room.rstrip("s")} "{name}"{nearest(name, names(room))}; known: {", ".join(names(room))}')
+        raise UsageError(f'there is no {_one_of(room)} "{name}"{nearest(name, names(room))}; known: {", ".join(names(room))}')
     module, _, attribute = target.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise NeuralfieldError(f'{room.rstrip("s")} "{name}" ({target}) cannot be loaded: {error}') from error
+        raise NeuralfieldError(f'{_one_of(room)} "{name}" ({target}) cannot be loaded: {error}') from error
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """', did you mean "x"?' where something close is known, else nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f', did you mean "{close[0]}"?' if close else ""
+
+
+def _one_of(room: str) -> str:
+    """ "penalty" of "penalties"."""
+    return f"{room.removesuffix('ies')}y" if room.endswith("ies") else room.rstrip("s")
 
 
 def _plugins(room: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from neuralfield.inference.laplace import gaussian
 from neuralfield.inference.oriented import oriented
 from neuralfield.inference.posterior import Approximation, Posterior
 from neuralfield.inference.quadratic import quadratic
-from neuralfield.inference.restarts import coarse_search, search
+from neuralfield.inference.restarts import coarse_search, search, solved
 from neuralfield.inference.solver import Solver
 from neuralfield.inference.starts import Start
 from neuralfield.inference.thinning import thinned
@@ -73,6 +73,11 @@ class Run:
         return self.model.source.codes.detach()
 
     @property
+    def std(self) -> Float[Tensor, "n D"] | None:
+        """Standard deviations of the codes, where their source is variational."""
+        return self.model.source.log_std.detach().exp() if self.model.source.variational else None
+
+    @property
     def device(self) -> torch.device:
         return next(self.decoder.parameters()).device
 
@@ -118,7 +123,12 @@ class Run:
         self.to(self.device)
 
     def _known(self, signals: Signals, settled: bool) -> Known | None:
-        """What is known of the codes beyond their values, where the solver gives posteriors."""
+        """What is known of the codes beyond their values, where their source is variational or the solver gives posteriors."""
+        if self.std is not None:
+            spread_of = torch.diag(self.std.square().mean(0)).cpu()
+            return Known(torch.cov(self.codes.cpu().T, correction=0).reshape(spread_of.shape) + spread_of, spread_of)
+        if self.model.source.reads:  # its codes are no optima
+            return None
         solver = self.solver()
         if not solver.gives_posterior:
             return None
@@ -162,13 +172,17 @@ class Run:
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)
-            starts, work = self.start.several(batch, self.decoder, objective, 1 if solver.exact else settings.starts)
-            if settings.coarse is not None and not solver.exact and batch.weight.shape[1] > settings.coarse:
-                starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
-                work = work + more
-            if separate:  # after points were drawn by their places, which must not depend on what others have seen
-                batch = batch.without_unseen()
-            estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
+            if solver.exact:
+                start, work = self.start(batch, self.decoder, objective), self.start.evaluations(batch, self.decoder)
+                estimate = solved(solver, objective, self.decoder, batch, start, with_posterior=samples > 0)
+            else:
+                starts, work = self.start.several(batch, self.decoder, objective, settings.starts)
+                if settings.coarse is not None and batch.weight.shape[1] > settings.coarse:
+                    starts, more = coarse_search(solver, objective, self.decoder, batch, starts, settings.coarse)
+                    work = work + more
+                if separate:  # after points were drawn by their places, which must not depend on what others have seen
+                    batch = batch.without_unseen()
+                estimate = search(solver, objective, self.decoder, batch, starts, with_posterior=samples > 0)
             if calibrated and estimate.posterior is not None and not solver.exact:
                 estimate = replace(estimate, posterior=estimate.posterior.flattened(float(self.calibration.evidence)))
             if samples and isinstance(objective, MAP) and estimate.posterior is not None:
@@ -189,10 +203,11 @@ class Run:
     def completion_objective(self, calibrated: bool = True) -> Objective:
         """The objective of the fit, with the prior that was learned from the bank, at the calibrated temperature or at its own."""
         objective = self.recipe.objective
-        parts = {"measurement": self.model.objective.measurement, "likelihood": self.model.objective.likelihood}
+        parts = {name: getattr(self.model.objective, name, None) for name in ("measurement", "likelihood", "penalty")}
         takes = inspect.signature(resolve("objectives", objective.kind)).parameters
         given = {key: value for key, value in {**parts, "prior": self.prior}.items() if key in takes}
         made: Objective = construct("objective", objective.kind, {**objective.arguments, **given})
+        made.eval()
         if calibrated:
             made.temperature *= float(self.calibration.temperature)
         return made
@@ -219,8 +234,10 @@ class Run:
         if not (path or self.path):
             raise NeuralfieldError("this run has no folder yet; say run.save(path)")
         files.write_tensors(folder / "decoder.safetensors", self.decoder.state_dict())
-        codes = {"codes": self.model.source.stored(), **self.roster.tensors()}
+        codes = {**self.model.source.tables(), **self.roster.tensors()}
         files.write_tensors(folder / "latents.safetensors", codes, {"ids": stored_ids(self.ids)})
+        if weights := self.model.source.weights():
+            files.write_tensors(folder / "encoder.safetensors", weights)
         kinds = {"start": self.recipe.inference.start, "prior": self.recipe.inference.prior}
         learned = nn.ModuleDict({"start": self.start, "objective": self.model.objective, "calibration": self.calibration})
         if self.prior is not self.model.objective.prior:
@@ -250,7 +267,9 @@ class Run:
         if mapped:
             model.source.hold(latents["codes"])
         else:
-            files.restore(model.source, {"codes": latents["codes"]}, folder / "latents.safetensors")
+            weights = files.read_tensors(folder / "encoder.safetensors")[0] if model.source.weights() else {}
+            tables = {name: latents[name] for name in model.source.tables() if name in latents}
+            files.restore(model.source, {**weights, **tables}, folder / "latents.safetensors")
         facts = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         run = cls(recipe, model, Roster(names, latents.get("labels"), latents.get("frames")), facts)
         run.path = folder
@@ -261,6 +280,7 @@ class Run:
     def _freeze(self) -> None:
         self.decoder.requires_grad_(False).eval()
         self.model.source.eval()
+        self.model.objective.eval()
 
     def _restore_learned(self, file: Path) -> None:
         tensors, kinds = files.read_tensors(file)
@@ -327,6 +347,7 @@ def construct_start(run: Run) -> Start:
     """The start that the recipe names, not fitted yet."""
     start: Start = resolve("starts", run.recipe.inference.start)(run.model.source.overview().cpu())
     start.shared = run.domain.shape is not None
+    start.bind(run.model.source)
     return start
 
 

@@ -171,7 +171,7 @@ def test_a_setting_changes_one_key_and_no_other() -> None:
 def test_a_table_that_the_recipe_leaves_out_can_be_changed_as_well() -> None:
     recipe = Recipe.load("image", ["prior.std=2", "objective.weight_l2=1e-3"])
     assert (recipe.prior.kind, recipe.prior.arguments) == ("isotropic", {"std": 2.0})
-    assert recipe.objective.arguments == {"weight_l2": 1e-3, "temperature": 1.0, "eikonal": 0.0}
+    assert recipe.objective.arguments == Recipe.load("image").objective.arguments | {"weight_l2": 1e-3}
 
 
 def test_a_new_kind_discards_the_other_keys_of_its_table() -> None:

@@ -98,7 +98,7 @@ def opened(
     options.warnings_as_lines()
     signals_settings, settings = split_settings("signals", settings)
     if solver is not None and solver != read_recipe(run_path)[0].inference.kind:
-        settings = (f"inference.kind={solver}", *settings)
+        settings = (f"inference.kind={solver}", *(["inference.start=encoder"] if solver == "encode" else []), *settings)
     run = Run.load(run_path, settings).to(choose_device(device))
     chosen = {**signals_settings, **({"skip_bad": True} if skip_bad else {})}
     return run, load_signals(run, source, split=split or "test", limit=limit, **chosen)

@@ -27,16 +27,19 @@ def search(
 
     `with_posterior` asks for Laplace's approximation, also of solvers that do not make it by themselves.
     """
-    starts = starts[:1] if solver.exact else starts
-    if isinstance(objective, MAP) and with_posterior:
-        found = []
-        for z in starts:
-            estimate = solver.solve(objective, decoder, observations, Latent(z))
-            posterior, work = around(objective, decoder, observations, estimate)
-            found.append(replace(estimate, posterior=posterior, evaluations=estimate.evaluations + work))
-    else:
-        found = [solver.solve(objective, decoder, observations, Latent(z)) for z in starts]
+    found = [solved(solver, objective, decoder, observations, Latent(z), with_posterior) for z in starts]
     return found[0] if len(found) == 1 else _best(found)
+
+
+def solved(
+    solver: Solver, objective: Objective, decoder: Decoder, observations: Observations, start: Latent, with_posterior: bool = False
+) -> Estimate:
+    """What the solver finds from one start; with Laplace's approximation around it, where a posterior is wanted and it has none."""
+    estimate = solver.solve(objective, decoder, observations, start)
+    if not isinstance(objective, MAP) or not with_posterior:
+        return estimate
+    posterior, work = around(objective, decoder, observations, estimate)
+    return replace(estimate, posterior=posterior, evaluations=estimate.evaluations + work)
 
 
 def coarse_search(

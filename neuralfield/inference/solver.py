@@ -22,7 +22,7 @@ class Solver(ABC):
 
     differentiable: ClassVar[bool] = False
     exact: ClassVar[bool] = False
-    """Whether estimates and posteriors are those of a formula, whatever the start."""
+    """Whether estimates and posteriors are those of a formula: nothing is searched, and one start is as good as many."""
     gives_posterior: ClassVar[bool] = False
     """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.inference.solver import points_per_seen
 from neuralfield.latents.basis import SpectralBasis
+from neuralfield.latents.source import LatentSource
 from neuralfield.latents.spectral import spectral_basis
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Latent, Observations
@@ -25,6 +26,8 @@ class Start(nn.Module, ABC):
     """
 
     codes: Tensor
+    reads: ClassVar[bool] = False
+    """Whether codes are those of the fit's own encoder."""
     needs_all: ClassVar[bool] = False
     """Whether `fit` needs the codes of all signals, in order; for the others an overview of a large bank will do."""
     shared: bool = True
@@ -33,6 +36,9 @@ class Start(nn.Module, ABC):
     def __init__(self, codes: Float[Tensor, "n D"]) -> None:
         super().__init__()
         self.register_buffer("codes", codes.detach(), persistent=False)
+
+    def bind(self, source: LatentSource) -> None:
+        """Look at where the codes of the fit come from; most starts have no need."""
 
     def fit(self, batches: Callable[[], Iterable[Observations]], generator: torch.Generator) -> None:
         """Learn from the signals of the bank, in order; most starts have nothing to learn."""
@@ -63,6 +69,20 @@ class Mean(Start):
 
     def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
         return Latent(self.codes.mean(0).expand(len(observations), -1))
+
+
+class Encoder(Start):
+    """What the fit's own encoder reads from what was seen: of a variational one, a distribution."""
+
+    reads: ClassVar[bool] = True
+
+    def bind(self, source: LatentSource) -> None:
+        self.sources = [source]  # in a list, so that its weights are not this module's
+
+    def forward(self, observations: Observations, decoder: Decoder, objective: Objective) -> Latent:
+        with torch.no_grad():
+            latent: Latent = self.sources[0](observations)
+        return latent
 
 
 class Spectral(Start):

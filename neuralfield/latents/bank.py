@@ -107,10 +107,9 @@ class Bank(LatentSource):
             self.files.moves(index)
         self.codes[index] = codes.to(self.codes)
 
-    def stored(self) -> Tensor | Streamed:
-        if self.files is None:
-            return self.codes.detach()
-        return Streamed(tuple(self.codes.shape), self.codes.dtype, self.files.pieces(self.codes.detach()))
+    def tables(self) -> dict[str, Tensor | Streamed]:
+        codes = self.codes.detach()
+        return {"codes": codes if self.files is None else Streamed(tuple(codes.shape), codes.dtype, self.files.pieces(codes))}
 
     def _announce(self, index: Int[Tensor, " B"]) -> None:
         """Tell the files what is about to be looked up, and moved where the bank trains."""

@@ -55,6 +55,19 @@ class Prior(nn.Module, ABC):
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
         """Learn from the codes of a fitted bank what codes look like, and from what else is `known` of them."""
 
+    def divergence(self, latent: Latent) -> Float[Tensor, " B"]:
+        """KL(N(mean, exp(log_std)^2) || p), in nats, for priors that are one Gaussian; the others refuse.
+
+        Under N(0, 1) it is -1/2 sum(1 + log s^2 - m^2 - s^2) (Kingma and Welling 2014, appendix B).
+        """
+        components = self.components()
+        if len(components.means) > 1 or latent.log_std is None:
+            raise NotImplementedError(f"{type(self).__name__} is a mixture of Gaussians, or nothing is known of the codes' spreads")
+        precision = torch.linalg.inv(components.covariance[0])
+        apart = latent.mean - components.means
+        squares = einsum(apart, precision, apart, "b d, d e, b e -> b") + (2 * latent.log_std).exp() @ precision.diagonal()
+        return 0.5 * (squares - apart.shape[1] - torch.logdet(precision)) - latent.log_std.sum(1)
+
     def curvature(self, latent: Latent) -> Float[Tensor, "b D D"]:
         """Curvature of the cost, positive semi-definite: of a mixture, that of the quadratic bound that EM minimises.
 
@@ -111,7 +124,7 @@ class Isotropic(Prior):
         return self
 
     def components(self) -> Components:
-        covariance = self.std.square() * torch.eye(self.code_dim, device=self.std.device)
+        covariance = self.std.square() * torch.eye(self.code_dim).to(self.std)
         return Components(covariance.new_zeros(1), covariance.new_zeros(1, self.code_dim), covariance[None])
 
 

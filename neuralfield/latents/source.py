@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,9 +18,20 @@ from neuralfield.types import Latent, Observations
 class LatentSource(nn.Module, ABC):
     """source(observations) -> Latent. Its parameters are what training the codes means."""
 
+    reads: ClassVar[bool] = False
+    """Whether it reads what was observed: an encoder, which gives codes to signals that it has never met."""
+    variational: ClassVar[bool] = False
+    """Whether it gives distributions, which the objective draws codes from and compares with the prior."""
+    whole: bool = False
+    """Whether it reads all points of a grid and nothing else."""
+    logistic: bool = False
+    """Whether codes lie in (0, 1)."""
+
     code_dim: int
     codes: Tensor
-    """[n, D]: one code for each signal of the data set."""
+    """[n, D]: one code for each signal of the data set. An encoder's are known once a fit is over."""
+    log_std: Tensor
+    """[n, D]: the logarithms of the codes' standard deviations, where it is variational."""
     files: RowFiles | None = None
     """Where the codes lie, of a mapped bank."""
 
@@ -30,8 +42,11 @@ class LatentSource(nn.Module, ABC):
         """
         return None
 
+    def settle(self, batches: Callable[[], Iterable[Observations]]) -> None:
+        """The fit is over, and `batches()` goes over its signals in order; only an encoder has something to do: their codes."""
+
     def extend(self, codes: Tensor) -> None:
-        """Append codes [m, D] of new signals; only a bank can."""
+        """Append codes [m, D] of new signals."""
         raise NeuralfieldError(f"{type(self).__name__} keeps no codes of signals, so none can join it")
 
     def hold(self, codes: Float[Tensor, "n D"], first: int = 0) -> None:
@@ -50,9 +65,13 @@ class LatentSource(nn.Module, ABC):
         """Replace the codes of some signals."""
         self.codes.data[index.to(self.codes.device)] = codes.to(self.codes)
 
-    def stored(self) -> Tensor | Streamed:
-        """The codes, as they are written into a file."""
-        return self.codes.detach()
+    def tables(self) -> dict[str, Tensor | Streamed]:
+        """What it knows of each signal, as it is written into a file: its code, and the spread of that where it has one."""
+        return {name: getattr(self, name).detach() for name in ("codes", "log_std")[: 1 + self.variational]}
+
+    def weights(self) -> dict[str, Tensor]:
+        """What else it has learned: an encoder's network."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in ("codes", "log_std")}
 
     @abstractmethod
     def forward(self, observations: Observations) -> Latent:

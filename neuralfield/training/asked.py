@@ -14,6 +14,7 @@ from neuralfield.signals.signals import Signals
 WRITTEN = (
     "decoder.safetensors",
     "latents.safetensors",
+    "encoder.safetensors",
     "inference.safetensors",
     "metrics.json",
     "resume/shards-*/*",

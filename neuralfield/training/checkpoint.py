@@ -105,7 +105,7 @@ def _read(folder: Path, count: int, ranks: Ranks) -> tuple[dict[str, Tensor], di
 
 def _rows(tensors: dict[str, Tensor]) -> set[str]:
     """Names of tensors with a row for each signal: codes, and what their optimiser keeps of them."""
-    return {name for name, tensor in tensors.items() if name.startswith(("source.", "latents.", "kept.codes")) and tensor.ndim}
+    return {name for name, tensor in tensors.items() if name.startswith(("source.", "latents.", "kept.source.")) and tensor.ndim}
 
 
 def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:

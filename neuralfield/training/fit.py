@@ -91,11 +91,12 @@ def fit(
     if folder is not None and ranks.first:
         _claim(state, resume or early, length)
     journal = Journal(folder, state.model.domain, state.signals) if folder is not None and ranks.first else None
-    polished = state.recipe.training.polish != 0
+    polished = state.recipe.training.polish != 0 and not (state.model.source.reads or state.model.source.variational)
     running.run(state, epochs, None if budget is None else budget * (1 - POLISH_SHARE * polished), journal, progress)
     if polished:
         polish(state, None if budget is None else budget - state.spent, progress)
     shared.gather(state)
+    state.model.source.eval().settle(lambda: state.signals.batches(state.recipe.inference.batch))
     run = _finish(state, journal, progress) if ranks.first else None
     ranks.told(None)  # the run is written
     return run or Run.load(str(folder)).to(state.model.source.codes.device)

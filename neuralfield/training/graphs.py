@@ -205,6 +205,8 @@ def refusal(model: Model, optimisers: Optimisers) -> str | None:
         return "several ranks speak in every step"
     if model.source.files is not None:
         return "rows of a mapped bank come from a file in every step"
+    if model.source.reads or model.source.variational:
+        return "only steps of plain banks are captured"
     if model.decoder.draws:
         return "the decoder draws random numbers in every step"
     if {p.device for p in model.source.parameters()} != {p.device for p in model.decoder.parameters()}:

@@ -58,6 +58,8 @@ class Journal:
         self.board.add_scalar("loss/total", mean, epoch)
         self.board.add_scalar("loss/data", (loss.data.sum() / observed).item(), epoch)
         self.board.add_scalar("loss/prior", (loss.prior.sum() / observed).item(), epoch)
+        for name, term in loss.terms.items():
+            self.board.add_scalar(f"loss/{name}", float(term), epoch)
         return self.score
 
     @torch.no_grad()

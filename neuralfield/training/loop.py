@@ -88,7 +88,7 @@ def _training(model: Model, settings: Training, epoch: int, seeds: tuple[int, ..
     with torch.random.fork_rng(devices=cuda, enabled=model.decoder.draws):
         if model.decoder.draws:
             torch.manual_seed(generator(*seeds).initial_seed())
-        for part in parts:
+        for part in (*parts, model.objective):
             part.train()
         model.objective.ramp = ramp_share(epoch, settings)
         model.objective.precision = precision_of(settings.precision, device)
@@ -96,5 +96,5 @@ def _training(model: Model, settings: Training, epoch: int, seeds: tuple[int, ..
             yield
         finally:
             model.objective.ramp, model.objective.precision = 1.0, torch.float32
-            for part in parts:
+            for part in (*parts, model.objective):
                 part.eval()

@@ -9,7 +9,8 @@ import torch
 from neuralfield.errors import UsageError
 from neuralfield.inference.thinning import thinned
 from neuralfield.latents.basis import SpectralBasis
-from neuralfield.recipe import Recipe, build, construct
+from neuralfield.latents.source import LatentSource
+from neuralfield.recipe import Recipe, Training, build, construct
 from neuralfield.registry import resolve
 from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals, placed
@@ -47,14 +48,20 @@ def opened(
     decoder_optimiser = resolve("optimisers", recipe.training.optimiser)(model.decoder.parameters())
     if isinstance(decoder_optimiser, Muon):
         decoder_optimiser.ranks = ranks
-    codes = model.source.parameters()
-    dense = recipe.training.latent_optimiser == "dense"
-    adam = dense_adam(codes) if dense else RowAdam(codes, beside=model.source.files)
-    optimisers = Optimisers(adam, decoder_optimiser, ranks)
+    optimisers = Optimisers(_latent_optimiser(model.source, recipe.training), decoder_optimiser, ranks)
     optimisers.replays = graphs_of(model, optimisers, recipe.training, device)
     schedule = construct("schedule", recipe.schedule.kind, recipe.schedule.arguments)
     batches = batches_of(placed(training, device), recipe.training)
     return Session(recipe, model, optimisers, schedule, training, batches, held_out, seed, folder, began)
+
+
+def _latent_optimiser(source: LatentSource, training: Training) -> torch.optim.Optimizer:
+    """Of a bank's rows, or of an encoder's weights, which are a network's as the decoder's are."""
+    codes = source.parameters()
+    if source.reads:
+        made: torch.optim.Optimizer = resolve("optimisers", training.optimiser)(codes)
+        return made
+    return dense_adam(codes) if training.latent_optimiser == "dense" else RowAdam(codes, beside=source.files)
 
 
 def initialise(state: Session, epochs: int) -> None:

@@ -17,7 +17,10 @@ LEAST_POLISH, MOST_POLISH = 4, 50
 
 
 def polish(state: Session, seconds: float | None, progress: Progress) -> None:
-    """Solve all codes of the bank with the decoder frozen, starting where training left them, within `seconds` if given."""
+    """Solve all codes of the bank with the decoder frozen, starting where training left them, within `seconds` if given.
+
+    An encoder's codes are what it reads, and those of a variational bank are the middles of distributions: both stay.
+    """
     progress.stage("polishing codes")
     state.model.decoder.eval()
     source, settings, first = state.model.source, state.recipe.inference, state.ranks.share(len(state.signals)).start

@@ -2,6 +2,9 @@
 
 import math
 
+import torch
+from torch import Tensor
+
 from neuralfield.errors import NeuralfieldError
 from neuralfield.training import shared, validation
 from neuralfield.training.interrupt import interruptible
@@ -10,6 +13,7 @@ from neuralfield.training.loop import Position, train
 from neuralfield.training.opening import per_epoch
 from neuralfield.training.progress import Progress, Report
 from neuralfield.training.session import Session
+from neuralfield.types import Latent, spread
 
 CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints at least; they are taken at the ends of epochs."""
@@ -51,7 +55,7 @@ def run(state: Session, epochs: int, seconds: float | None, journal: Journal | N
             facts = (state.model.domain.headline, score, state.facts["points_per_second"])
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
-                probes = ranks.some(state.model.source.codes.detach(), len(state.signals), PROBES)
+                probes = _probes(state)
                 loss = shared.summed(loss, ranks)
                 score = journal.epoch(state.model, position.epoch, loss, cost, probes) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)
@@ -63,6 +67,16 @@ def run(state: Session, epochs: int, seconds: float | None, journal: Journal | N
                 raise state.interrupt()
     state.save()
     validation.restore_best(state)
+
+
+@torch.no_grad()
+def _probes(state: Session) -> Tensor:
+    """Codes of the signals whose pictures are kept over time."""
+    source, count = state.model.source, len(state.signals)
+    if source.reads:
+        latent: Latent = source(state.signals.batch(spread(count, PROBES)).to(state.device))
+        return latent.mean
+    return state.ranks.some(source.codes.detach(), count, PROBES)
 
 
 def looked_at(position: Position, every: int) -> bool:

@@ -35,19 +35,19 @@ def out_of_patience(state: Session) -> bool:
     total, searched = 0.0, min(VALIDATED, len(state.held_out))
     for rows in torch.tensor(state.ranks.share(searched), dtype=torch.long).split(state.recipe.inference.batch):
         if len(rows):  # of few held-out signals, some ranks have none
-            batch, start = state.held_out.batch(rows).to(codes.device), Latent(middle.expand(len(rows), -1))
+            batch = state.held_out.batch(rows).to(codes.device)
+            with torch.no_grad():
+                start = Latent(state.model.source(batch).mean if state.model.source.reads else middle.expand(len(rows), -1))
             total += float(solver.solve(state.model.objective, state.model.decoder, batch, start).loss.total.sum())
     value = state.ranks.total(total)[0] / searched
     if value < state.facts.get("best_validation", float("inf")):
         state.facts.update(best_validation=value, best_epoch=state.position.epoch)
-        state.kept = {f"decoder.{k}": v.clone() for k, v in state.model.decoder.state_dict().items()} | {"codes": codes.clone()}
+        parts = (("decoder", state.model.decoder), ("source", state.model.source))
+        state.kept = {f"{name}.{k}": v.clone() for name, part in parts for k, v in part.state_dict().items()}
     return state.position.epoch - state.facts.get("best_epoch", 0) >= state.recipe.training.patience
 
 
 def restore_best(state: Session) -> None:
     """Put the decoder and the codes of the best epoch back, where there was validation."""
-    if "codes" not in state.kept:
-        return
-    decoder = {k.removeprefix("decoder."): v for k, v in state.kept.items() if k.startswith("decoder.")}
-    state.model.decoder.load_state_dict(decoder)
-    state.model.source.load_state_dict({"codes": state.kept["codes"]})
+    for name, part in (("decoder", state.model.decoder), ("source", state.model.source)) if state.kept else ():
+        part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state.kept.items() if k.startswith(f"{name}.")})

@@ -31,7 +31,9 @@ class LatentSourceContract:
         assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
 
     def test_gradients_reach_every_parameter(self, source: LatentSource, observations: Observations) -> None:
-        source(observations).mean.square().sum().backward()
+        latent = source(observations)
+        spread = 0.0 if latent.log_std is None else (latent.log_std + 1).square().sum()
+        (latent.mean.square().sum() + spread).backward()
         for name, parameter in source.named_parameters():
             assert parameter.grad is not None, name
             gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
