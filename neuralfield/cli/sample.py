@@ -11,7 +11,11 @@ from neuralfield.cli import options
 @options.run_argument
 @click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="How many.")
 @click.option(
-    "--density", default="mixture", show_default=True, metavar="NAME", help="What is fitted to the codes: gaussian, mixture ..."
+    "--density",
+    default="mixture",
+    show_default=True,
+    metavar="NAME",
+    help="What is fitted to the codes: mixture, gaussian, kernel-density; training: the fit's own prior.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @options.written

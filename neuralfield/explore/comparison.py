@@ -44,6 +44,7 @@ TITLES = {
     "midpoints_density": "midpoints by density from training signals",
     "midpoints_from_code": "- from the signal of the nearest code",
     "samples_from_training": "samples from training signals",
+    "prior_from_training": "- samples of the fit's prior",
     "new_from_samples": "new signals from samples",
 }
 """What each number of a run is, in the order of the table; what masks hide comes after `converged`."""

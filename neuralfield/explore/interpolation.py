@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from torch import Tensor
 
 from neuralfield.errors import UsageError
-from neuralfield.explore.sampling import bank_codes, density_of
+from neuralfield.explore.sampling import allowed, bank_codes, density_of
 from neuralfield.latents.priors import Prior
 from neuralfield.registry import resolve
 from neuralfield.run import Run
@@ -192,4 +192,4 @@ def interpolate(run: Run, start: int, end: int, path: str | Path = PATH, steps: 
             raise UsageError(f"there is no signal {row}; say a number from 0 to {len(run.ids) - 1}")
     way = path_of(run, path) if isinstance(path, str) else path
     ends = run.model.source.rows(torch.tensor([start, end])).cpu()
-    return way.between(ends[:1], ends[1:], torch.linspace(0, 1, steps))[:, 0]
+    return allowed(run, way.between(ends[:1], ends[1:], torch.linspace(0, 1, steps))[:, 0])

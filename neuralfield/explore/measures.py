@@ -1,5 +1,6 @@
 """What runs are compared by: one function for each thing, from a run and new signals to numbers."""
 
+import copy
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,8 +13,13 @@ from torch import Tensor
 from neuralfield.completion import Completion, complete
 from neuralfield.explore.interpolation import Density, Linear
 from neuralfield.explore.neighbours import Gallery, knn_accuracy, nearest_codes
-from neuralfield.explore.sampling import bank_codes, density_of, sample
+from neuralfield.explore.sampling import allowed, bank_codes, density_of, sample
+from neuralfield.inference.encode import Encode
+from neuralfield.inference.lbfgs import LBFGS
+from neuralfield.inference.solver import Solver
 from neuralfield.latents.priors import Prior
+from neuralfield.recipe import TRAINING_PRIOR
+from neuralfield.registry import resolve
 from neuralfield.run import Run
 from neuralfield.seeds import generator
 from neuralfield.signals.masks import Visibility
@@ -87,7 +93,7 @@ def midpoints(of: Subject) -> dict[str, Any]:
     start, end = pairs(of.run, len(codes), of.seed)
     half = torch.tensor([0.5])
     straight = Linear(codes).between(codes[start], codes[end], half)[0]
-    likely = Density(codes, of.density).between(codes[start], codes[end], half)[0]
+    likely = allowed(of.run, Density(codes, of.density).between(codes[start], codes[end], half)[0])
     shown = Gallery.of_codes(of.run, likely)
     near = Gallery.of_codes(of.run, codes[nearest_codes(likely, codes)[:, 0]])
     return {
@@ -110,10 +116,14 @@ def pairs(run: Run, count: int, seed: int) -> tuple[Int[Tensor, " p"], Int[Tenso
 def samples(of: Subject) -> dict[str, Any]:
     """From samples to the nearest training signals, and from new signals to the nearest sample: neither alone tells their worth."""
     shown = Gallery.of_codes(of.run, sample(of.run, SAMPLES, of.density, of.seed))
-    return {
+    found = {
         "samples_from_training": of.training.nearest(shown)[0].mean().item(),
         "new_from_samples": shown.nearest(of.real)[0].mean().item(),
     }
+    if of.run.model.source.variational:
+        drawn = Gallery.of_codes(of.run, sample(of.run, SAMPLES, TRAINING_PRIOR, of.seed))
+        found["prior_from_training"] = of.training.nearest(drawn)[0].mean().item()
+    return found
 
 
 def reality(of: Subject) -> dict[str, Any]:
@@ -140,5 +150,23 @@ def subject(run: Run, training: Signals | None, new: Signals, seed: int) -> tupl
 
 
 def encoded(of: Subject) -> dict[str, Any]:
-    """Of a run that has an encoder: what that finds alone, and with a search after it."""
-    return {}
+    """Of a run that has an encoder: what that finds of new signals alone, and with a search after it."""
+    run = copy.copy(of.run)
+    if not run.model.source.reads:
+        return {}
+    run.start = resolve("starts", "encoder")(run.model.source.overview())
+    run.start.bind(run.model.source)
+    found: dict[str, Any] = {}
+    for name, solver in (("encode", Encode()), ("search", _searching(run))):
+        completion, seconds = timed(run, of.new, solver=solver)
+        found |= {f"new_{name}": headline(run, completion), f"seconds_{name}": seconds}
+    return found
+
+
+def _searching(run: Run) -> Solver:
+    """The run's own solver, or L-BFGS, which takes any model, where its own does not search."""
+    if run.recipe.inference.kind != "encode":
+        return run.solver()
+    solver = LBFGS()
+    solver.prepare(run.model.objective, run.decoder, run.model.source.overview(), run.domain.grid().to(run.device))
+    return solver

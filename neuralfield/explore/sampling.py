@@ -6,6 +6,7 @@ from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.latents.priors import Prior
+from neuralfield.recipe import TRAINING_PRIOR
 from neuralfield.registry import resolve
 from neuralfield.run import Run
 from neuralfield.types import spread
@@ -34,8 +35,18 @@ def density_of(codes: Float[Tensor, "n D"], kind: str = DENSITY) -> Prior:
 
 
 def sample(run: Run, count: int, density: str | Prior = DENSITY, seed: int = 0) -> Float[Tensor, "count D"]:
-    """`count` codes drawn from a density fitted to the bank's codes, the same for the same seed."""
+    """`count` codes drawn from a density fitted to the bank's codes, the same for the same seed.
+
+    `density` is a kind of prior, a prior that is fitted already, or "training", the prior of the fit itself.
+    """
     if count < 1:
         raise UsageError(f"at least 1 sample must be drawn, got {count}")
+    if density == TRAINING_PRIOR:
+        density = run.model.objective.prior
     prior = density_of(bank_codes(run), density) if isinstance(density, str) else density
-    return prior.sample(count, torch.Generator().manual_seed(seed))
+    return allowed(run, prior.sample(count, torch.Generator().manual_seed(seed)))
+
+
+def allowed(run: Run, codes: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+    """Codes as the run's source could give them: those of a logistic encoder lie in (0, 1), and densities do not know it."""
+    return codes.clamp(0, 1) if run.model.source.logistic else codes

@@ -123,7 +123,7 @@ def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
         "points_per_second": state.facts.get("points_per_second", 0.0),  # none were drawn where the first codes are the optimum
         "scores": {"train": _scores(run, state.signals)},
         "seconds": state.spent,
-    } | {key: state.facts[key] for key in ("best_epoch", "best_validation") if key in state.facts}
+    } | {key: state.facts[key] for key in ("best_epoch", "best_validation", "code_lengths") if key in state.facts}
     if state.folder is not None and journal is not None:
         journal.close(state.model, run.codes.cpu())
         run.save(state.folder)
