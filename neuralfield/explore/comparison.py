@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from neuralfield.completion import completed, views
+from neuralfield.completion import views
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.explore import measures
 from neuralfield.explore.neighbours import training_signals
@@ -173,8 +173,7 @@ def _pictures(subjects: dict[str, measures.Subject], hide: Sequence[str], seed: 
         observed, _ = next(views(run, new.select(rows), Visibility((), (what,), seed)))
         shown[f"without {what}"] = run.domain.draw(observed)
         for name, of in subjects.items():
-            field = completed(of.run, of.run.infer(observed), torch.arange(len(rows)), None)
-            shown[f"{name} "] = of.run.domain.render(field)
+            shown[f"{name} "] = of.run.domain.render(of.run.field(of.run.infer(observed).latent.mean))
     return shown
 
 

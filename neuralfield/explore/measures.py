@@ -56,11 +56,12 @@ def identity(run: Run) -> dict[str, Any]:
     }
 
 
-def timed(run: Run, new: Signals, visibility: Visibility | None = None, **changes: Any) -> tuple[Completion, float]:
-    """(completion, CPU seconds for each signal)."""
+def timed(run: Run, new: Signals, solver: Solver | None = None) -> tuple[Completion, float]:
+    """(completion, CPU seconds of the inference of each signal): scores, which may take longer, are not in it."""
     began = time.process_time()
-    completion = complete(run, new, visibility, samples=0, **changes)
-    return completion, (time.process_time() - began) / len(new)
+    run.infer(new, solver, run.recipe.inference.samples)
+    seconds = time.process_time() - began
+    return complete(run, new, solver=solver), seconds / len(new)
 
 
 def headline(run: Run, completion: Completion) -> float | None:
@@ -71,9 +72,7 @@ def headline(run: Run, completion: Completion) -> float | None:
 
 def masks(of: Subject, hide: Iterable[str]) -> dict[str, Any]:
     """The score of what each mask hides."""
-    return {
-        f"hidden {what}": headline(of.run, complete(of.run, of.new, Visibility((), (what,), of.seed), samples=0)) for what in hide
-    }
+    return {f"hidden {what}": headline(of.run, complete(of.run, of.new, Visibility((), (what,), of.seed))) for what in hide}
 
 
 def neighbours(of: Subject) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def encoded(of: Subject) -> dict[str, Any]:
     run.start.bind(run.model.source)
     found: dict[str, Any] = {}
     for name, solver in (("encode", Encode()), ("search", _searching(run))):
-        completion, seconds = timed(run, of.new, solver=solver)
+        completion, seconds = timed(run, of.new, solver)
         found |= {f"new_{name}": headline(run, completion), f"seconds_{name}": seconds}
     return found
 

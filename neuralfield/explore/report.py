@@ -29,7 +29,7 @@ SHOWN, SOLIDS = 8, 4
 PROJECTED = 1000
 """Codes that are shown in the plane, evenly spread: t-SNE takes seconds for so many."""
 PATHS, NEAR = 3, 5
-"""Paths that are shown, and neighbours of each signal."""
+"""Paths that are shown, and neighbours of each signal; of solids 1 and 2."""
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}"
     "img{max-width:100%}h2{margin-top:2em;border-bottom:1px solid #ccc}pre{background:#f5f5f5;padding:1em;overflow:auto}"
@@ -51,6 +51,16 @@ class Material:
     def columns(self) -> int:
         """Pictures in a row."""
         return SOLIDS if self.run.domain.solid else SHOWN
+
+    @property
+    def paths(self) -> int:
+        """Paths that are shown."""
+        return 1 if self.run.domain.solid else PATHS
+
+    @property
+    def near(self) -> int:
+        """Neighbours that are shown of each signal."""
+        return 2 if self.run.domain.solid else NEAR
 
     def some(self) -> Int[Tensor, " s"]:
         """Signals of the bank to look at, evenly spread."""
@@ -143,13 +153,13 @@ def _pairs(of: Material) -> list[tuple[int, int]]:
     count, labels = len(of.run.ids), of.run.labels
     draws = torch.randint(count, (64, 2), generator=generator(of.seed, 0)).tolist()
     unlike = [(i, j) for i, j in draws if i != j and (labels is None or labels[i] != labels[j])]
-    return (unlike or [(0, count - 1)])[:PATHS]
+    return (unlike or [(0, count - 1)])[: of.paths]
 
 
 def _neighbours(of: Material) -> str:
     codes, some = of.run.model.source.rows(of.some()).cpu(), of.some()
     bank = bank_codes(of.run)
-    near = nearest_codes(codes, bank, NEAR + 1)
+    near = nearest_codes(codes, bank, of.near + 1)
     rows = {"signal": of.decoded(codes)}
     for place in range(1, near.shape[1]):
         rows[f"near {place}"] = of.decoded(bank[near[:, place]])
