@@ -89,6 +89,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "tinycudann": "neuralfield.kernels.tinycudann:TinyCudaNN",
         "triton": "neuralfield.kernels.fused:Triton",
     },
+    "paths": {
+        "density": "neuralfield.explore.interpolation:Density",
+        "graph": "neuralfield.explore.interpolation:Graph",
+        "linear": "neuralfield.explore.interpolation:Linear",
+        "spherical": "neuralfield.explore.interpolation:Spherical",
+    },
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",
