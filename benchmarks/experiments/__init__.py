@@ -1,1 +1,1 @@
-"""The experiments of the seed documents, one file each: `python benchmarks/experiments NAME` makes the page docs/experiments/NAME.md."""
+"""The experiments of the seed documents, one file each: `python benchmarks/experiments NAME` makes docs/experiments/NAME.md."""

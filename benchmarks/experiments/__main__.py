@@ -80,6 +80,7 @@ def main(names: tuple[str, ...], again: bool, jobs: int, fit: str | None, **sett
 def _page(laboratory, name: str, again: bool) -> None:  # type: ignore[no-untyped-def]
     """One page, by this process."""
     import torch
+
     from experiments.fits import fitted
     from experiments.pages import index
 

@@ -8,7 +8,7 @@ from completions import MASKS
 import neuralfield as nf
 from experiments.classifier import classifier
 from experiments.fits import curve_of, fitted
-from experiments.laboratory import Laboratory, decoded, labels_of, pixels
+from experiments.laboratory import Laboratory, decoded, labels_of
 from experiments.pages import Claim, Page
 from experiments.variational import unlike_pairs
 from neuralfield.domains.pictures import sheet
@@ -36,7 +36,7 @@ def main(laboratory: Laboratory) -> None:
             (f"`{name}`", f"{curve_of(laboratory, name)['cpu_seconds']:.0f}", *(f"{value:.2f}" for value in sure[name].values()))
         )
     page.table("confidence", ("recipe", "CPU s of the fit", *next(iter(sure.values()))), rows)
-    numbers = {name: told for name, told in zip(FITS, found.runs, strict=True)}
+    numbers = dict(zip(FITS, found.runs, strict=True))
     page.claims(_claims(numbers, found.real, sure))
     page.result(_verdict(numbers))
     page.figure("digits", sheet({title: pictures[:12] for title, pictures in found.pictures.items()}))

@@ -46,7 +46,8 @@ def main(laboratory: Laboratory) -> None:
         ]
     )
     page.result(
-        f"The vector field is within {errors['noised']:.1%} of the score of the noised density, and {errors['clean']:.0%} off the clean one's."
+        f"The vector field is within {errors['noised']:.1%} of the score of the noised density, "
+        f"and {errors['clean']:.0%} off the clean one's."
     )
     page.figure("field", _figure(source, decoder))
     page.figure("digits", digits(rows))

@@ -37,7 +37,8 @@ def main(laboratory: Laboratory) -> None:
         ]
     )
     page.result(
-        f"Code length falls from {longest:.2f} to {last:.2f} in {facts['epochs']} epochs; reconstructions {scores['encdec'][0]:.1f} dB, neighbours name {scores['encdec'][1]:.0%} of digits."
+        f"Code length goes from {longest:.2f} to {last:.2f} in {facts['epochs']} epochs; reconstructions {scores['encdec'][0]:.1f} dB, "
+        f"and neighbours name {scores['encdec'][1]:.0%} of digits."
     )
     page.figure("terms", _figure(terms))
     page.figure("digits", digits(probes_of(laboratory, "encdec", (1, 2, 4, 7, 12, 20, 33))))

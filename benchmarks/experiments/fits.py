@@ -23,7 +23,7 @@ from neuralfield.types import spread
 
 @dataclass(frozen=True)
 class Fit:
-    """A recipe with settings, on the training digits or, where `own`, on the recipe's own signals. `minutes` are about what it takes."""
+    """A recipe with settings, on the training digits or, where `own`, on the recipe's own signals; about so many `minutes`."""
 
     recipe: str
     settings: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ def curve_of(laboratory: Laboratory, name: str) -> dict[str, Any]:
 
 
 def probes_of(laboratory: Laboratory, name: str, epochs: tuple[int, ...]) -> dict[str, Tensor]:
-    """Reconstructions [12, points] of a fit's probes after some epochs, those that were kept, below the data; then the final ones."""
+    """Reconstructions [12, points] of a fit's probes: the data, those after some epochs that were kept, and the final ones."""
     run, signals = fitted(laboratory, name), laboratory.training
     index = spread(len(signals), PROBES)
     rows = {"data": pixels(signals.select(index))}
@@ -141,4 +141,5 @@ def scores_of(laboratory: Laboratory, name: str, of: str = "epoch") -> tuple[lis
     rows = [row for row in found["rows"] if row[2] is not None]
     last = run.facts["epochs"] if of == "epoch" else found["cpu_seconds"]
     final = run.facts["scores"]["train"][run.domain.headline]
-    return [row[0 if of == "epoch" else 3] for row in rows] + [last], [row[2] for row in rows] + [final]
+    column = 0 if of == "epoch" else 3
+    return [row[column] for row in rows] + [last], [row[2] for row in rows] + [final]

@@ -61,7 +61,8 @@ def main(laboratory: Laboratory) -> None:
     half = nearest(real, training).median().item() / 2
     page.claims(_claims(distances, copies, half, recogniser.confidence(drawn["gaussian"]), recogniser.confidence(drawn["mixture"])))
     page.result(
-        f"Midpoints lie {distances['`image`, density']:.4f} from the nearest real image along the density, {distances['`image`, linear']:.4f} on the line; "
+        f"Midpoints lie {distances['`image`, density']:.4f} from the nearest real image along the density, "
+        f"{distances['`image`, linear']:.4f} on the line; "
         f"real test images {distances['real test images']:.4f}."
     )
     page.figure("paths", digits(_paths(runs["image"], int(start[3]), int(end[3]))))

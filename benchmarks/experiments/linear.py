@@ -82,7 +82,7 @@ class Problem:
         return max(counts, key=lambda k: float(self.singular[k - 1] / self.singular[k]))
 
     def weight_l2(self, threshold: float) -> float:
-        """The weight that makes sqrt(a b) this threshold: STD^2 / PRIOR_STD * sqrt(2 n M weight_l2), derived in tests/test_linear.py."""
+        """The weight for which sqrt(a b) = STD^2 / PRIOR_STD * sqrt(2 n M weight_l2) is this threshold (tests/test_linear.py)."""
         return (threshold * PRIOR_STD / STD**2) ** 2 / (2 * self.data.values.numel())
 
     def trained(self, code_dim: int, prior_std: float, weight_l2: float) -> tuple[Linear, Tensor]:

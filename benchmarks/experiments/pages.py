@@ -65,7 +65,7 @@ class Page:
         """Write the blocks; `about` says what was measured on what."""
         seconds = time.process_time() - self.began
         self.blocks["about"] = [
-            f"{machine()}, one thread; {about}. The page took {seconds:.0f} CPU seconds beside the fits that it shares with others.",
+            f"{machine()}, one thread; {about}. The page took {seconds:.0f} CPU seconds beside its fits.",
         ]
         path = self.folder / f"{self.name}.md"
         text = path.read_text(encoding="utf-8") if path.exists() else _blank(self.name, self.blocks)

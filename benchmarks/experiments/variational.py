@@ -34,7 +34,8 @@ def main(laboratory: Laboratory) -> None:
     errors = _divergence()
     page.claims(_claims(errors, rough, sure))
     page.result(
-        f"Paths of the VAE have roughness {rough['vae']:.2f}, of the plain autoencoder {rough['autoencoder-cnn']:.2f}; samples are digits with confidence {sure['vae']:.2f}."
+        f"Paths of the VAE have roughness {rough['vae']:.2f}, of the plain autoencoder {rough['autoencoder-cnn']:.2f}; "
+        f"its samples are taken for digits with confidence {sure['vae']:.2f}."
     )
     page.figure("samples", digits({name: images[:12] for name, images in samples.items()}))
     page.figure("paths", digits({name: _path(run, laboratory) for name, run in runs.items()}))
