@@ -19,10 +19,11 @@ def main(laboratory: Laboratory) -> None:
     for name, run in runs.items():
         codes = run.infer(laboratory.new).latent.mean
         score = psnr(decoded(run, codes), pixels(laboratory.new)).mean().item()
-        accuracy = knn_accuracy(run.codes, labels_of(laboratory.training), codes, labels_of(laboratory.new))
+        assert run.labels is not None
+        accuracy = knn_accuracy(run.codes, run.labels, codes, labels_of(laboratory.new))
         scores[name] = score, accuracy
-        rows.append((f"`{name}`", str(codes.shape[1]), f"{score:.2f}", f"{accuracy:.3f}"))
-    page.table("scores", ("recipe", "numbers in a code", "new images, dB", "kNN of new codes"), rows)
+        rows.append((f"`{name}`", f"{len(run.ids):,}", str(codes.shape[1]), f"{score:.2f}", f"{accuracy:.3f}"))
+    page.table("scores", ("recipe", "training images", "numbers in a code", "new images, dB", "kNN of new codes"), rows)
     terms = {name: values for name, values in scalars(laboratory, "encdec").items() if name.split("/")[-1] in TERMS}
     facts = runs["encdec"].facts
     longest, last = _lengths(terms)
@@ -37,8 +38,8 @@ def main(laboratory: Laboratory) -> None:
         ]
     )
     page.result(
-        f"Code length goes from {longest:.2f} to {last:.2f} in {facts['epochs']} epochs; reconstructions {scores['encdec'][0]:.1f} dB, "
-        f"and neighbours name {scores['encdec'][1]:.0%} of digits."
+        f"Code length goes from {longest:.2f} to {last:.2f} in {facts['epochs']} epochs; "
+        f"reconstructions {scores['encdec'][0]:.1f} dB, and neighbours name {scores['encdec'][1]:.0%} of digits."
     )
     page.figure("terms", _figure(terms))
     page.figure("digits", digits(probes_of(laboratory, "encdec", (1, 2, 4, 7, 12, 20, 33))))

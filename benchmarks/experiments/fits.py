@@ -23,12 +23,16 @@ from neuralfield.types import spread
 
 @dataclass(frozen=True)
 class Fit:
-    """A recipe with settings, on the training digits or, where `own`, on the recipe's own signals; about so many `minutes`."""
+    """A recipe with settings, on the training digits, the first `limit` of them, or where `own` on the recipe's own signals.
+
+    `minutes` are about what it takes, so that the longest come first.
+    """
 
     recipe: str
     settings: tuple[str, ...] = ()
     epochs: int | None = None
     own: bool = False
+    limit: int | None = None
     minutes: float = 1.0
 
 
@@ -56,7 +60,7 @@ FITS = {
     "vad": Fit("vad", minutes=2),
     "glo": Fit("glo", minutes=3),
     "glo-random": Fit("glo", ("latents.init=normal",), minutes=3),
-    "encdec": Fit("encdec", minutes=4),
+    "encdec": Fit("encdec", limit=2_000, minutes=4),
 }
 
 
@@ -90,7 +94,11 @@ def fitted(laboratory: Laboratory, name: str, again: bool = False) -> nf.Run:
     fit, folder = FITS[name], folder_of(laboratory, name)
     recipe, file = Recipe.load(fit.recipe, fit.settings), (RECIPES / f"{fit.recipe}.toml").read_text()
     epochs = fit.epochs if laboratory.epochs is None else laboratory.epochs
-    data = {} if fit.own else {"data": laboratory.source, "limit": len(laboratory.training)}
+    data = (
+        {}
+        if fit.own
+        else {"data": laboratory.source, "limit": min(fit.limit or len(laboratory.training), len(laboratory.training))}
+    )
     settings = () if fit.own else ("signals.pad=2",)
     asked = {"recipe": file, "settings": list(fit.settings), "epochs": epochs, "data": data}
     told = folder / "asked.json"
@@ -114,9 +122,9 @@ def curve_of(laboratory: Laboratory, name: str) -> dict[str, Any]:
 
 def probes_of(laboratory: Laboratory, name: str, epochs: tuple[int, ...]) -> dict[str, Tensor]:
     """Reconstructions [12, points] of a fit's probes: the data, those after some epochs that were kept, and the final ones."""
-    run, signals = fitted(laboratory, name), laboratory.training
-    index = spread(len(signals), PROBES)
-    rows = {"data": pixels(signals.select(index))}
+    run = fitted(laboratory, name)
+    index = spread(len(run.ids), PROBES)
+    rows = {"data": pixels(laboratory.training.select(index))}
     for epoch in epochs:
         strip = folder_of(laboratory, name) / "figures" / "progress" / f"epoch-{epoch:05d}.png"
         if strip.exists():
