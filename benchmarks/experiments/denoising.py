@@ -17,10 +17,10 @@ from neuralfield.objective import MAP
 from neuralfield.seeds import generator
 from neuralfield.signals.corruptions import Noise
 
-FITS = ("denoising", "autoencoder-cnn")
+FITS = ("denoising", "autoencoder-mlp")
 NOISE, STEPS, RATE, BATCH, WIDTH = 0.5, 2000, 1e-2, 512, 32
 WANTED = 0.05
-PIXEL_NOISE = 0.5
+PIXEL_NOISE = 0.4
 """Standard deviation of the noise on new images; their values lie in [0, 1]."""
 
 
@@ -110,7 +110,7 @@ def denoised(laboratory: Laboratory) -> tuple[dict[str, Tensor], list[tuple[str,
         {"seen": noisy.values[:12, :, 0].clamp(0, 1)},
         [("what is seen", f"{psnr(noisy.values[..., 0], truth).mean():.2f}", "")],
     )
-    for title, name in (("trained with noise", "denoising"), ("trained without", "autoencoder-cnn")):
+    for title, name in (("trained with noise", "denoising"), ("trained without", "autoencoder-mlp")):
         run = fitted(laboratory, name)
         images, clean = (decoded(run, run.infer(seen).latent.mean) for seen in (noisy, new))
         rows[title] = images[:12]
