@@ -57,10 +57,6 @@ class Laboratory:
         signals = nf.load(self.source, split=split, pad=2)
         return signals.select(torch.arange(min(first, len(signals) - 1), min(first + count, len(signals))))
 
-    def few(self, count: int) -> int:
-        """So many of what costs long, or for tests a handful."""
-        return count if self.epochs is None else min(count, 6)
-
     @property
     def about(self) -> str:
         """A sentence on the data, for the pages."""
