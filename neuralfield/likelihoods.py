@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,10 @@ LEAST_STD = 1e-4
 
 class Likelihood(nn.Module, ABC):
     """p(value | predicted), independent over points and value dimensions."""
+
+    pointwise: ClassVar[bool] = True
+    """Whether what a point costs depends on that point alone. Kinds that compare signals as a whole say False: they see 0 as the
+    difference where nothing was seen, no point is drawn or left out, and Gauss-Newton solvers and posteriors refuse them."""
 
     @abstractmethod
     def nll(self, predicted: Float[Tensor, "B N V"], values: Float[Tensor, "B N V"]) -> Float[Tensor, "B N"]:

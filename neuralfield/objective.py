@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.errors import UsageError
 from neuralfield.latents.penalties import Penalty
 from neuralfield.latents.priors import Prior
 from neuralfield.latents.source import LatentSource
@@ -34,14 +35,24 @@ class Objective(nn.Module, ABC):
     """Whether a batch costs what its parts cost together, `batch` weighed by their shares: a step may then take them one by one."""
     capturable: ClassVar[bool] = False
     """Whether its steps may be captured as CUDA graphs: nothing in them waits for the GPU or draws numbers but the codes' noise."""
+    searchable: ClassVar[bool] = True
+    """Whether it says of any codes what they cost, so that they can be searched."""
     points: int = 1
     """Points of the field that each observed place takes."""
+
+    def refusal(self, source: LatentSource) -> str | None:
+        """Why it cannot take codes from this source; None where it can."""
+        return None
 
     @abstractmethod
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         """What the batch costs, in nats."""
+
+    def within(self, latent: Latent) -> Latent:
+        """The codes that these are taken for: themselves, but where the prior is bounded the nearest that have a probability."""
+        return latent
 
     def field(self, latent: Latent, decoder: Decoder) -> Field:
         """The field of some codes, in the data's units."""
@@ -97,7 +108,7 @@ class MAP(Objective):
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None
     ) -> Loss:
         read, observations = self._corrupted(observations, generator)
-        latent = source(read)
+        latent = self.within(source(read))
         if source.variational and self.expectation == "cubature":
             data, z = self._integrated(latent, decoder, observations), latent.mean
         else:
@@ -111,6 +122,14 @@ class MAP(Objective):
             prior = prior + terms["penalty"]
         batch = self._decoder_penalty(z, decoder, observations)
         return Loss(data, prior, observations.observed, batch, {name: term.detach().mean() for name, term in terms.items()})
+
+    def refuse_penalty(self, solver: str) -> None:
+        """One line where searches see a penalty, of a solver that knows only the likelihood and the prior."""
+        if self.penalty is not None and self.penalty.searched:
+            name = type(self.penalty).__name__
+            raise UsageError(
+                f'solver "{solver}" knows likelihood and prior alone, not the penalty {name}; say --set inference.kind=adam'
+            )
 
     def _corrupted(self, observations: Observations, generator: torch.Generator | None) -> tuple[Observations, Observations]:
         """(what an encoder reads, what the likelihood scores)."""
@@ -134,6 +153,9 @@ class MAP(Objective):
         data = self.nats(self.predict(z.flatten(0, 1), decoder, copies), copies).sum(1)
         return data.view(count, 2 * dims).mean(1)
 
+    def within(self, latent: Latent) -> Latent:
+        return replace(latent, mean=self.prior.within(latent.mean)) if self.prior.bounded else latent
+
     def moved(self, latent: Latent, observations: Observations) -> Latent:
         """Codes as the prior sees them: less `shift[index]`, where draws perturb each signal's prior."""
         return latent if self.shift is None else replace(latent, mean=latent.mean - self.shift[observations.index])
@@ -150,6 +172,8 @@ class MAP(Objective):
         """What each point costs. A prediction that keeps to its bound costs what one equal to it would."""
         unmet = observations.unmet(predicted)
         compared = predicted if unmet is None else torch.where(unmet, predicted, observations.values)
+        if not self.likelihood.pointwise:  # what nobody has seen is 0 among the values too: no difference
+            compared = torch.where((observations.weight > 0)[..., None], compared, observations.values)
         return self.likelihood.nll(compared, observations.values) * (observations.weight / self.temperature)
 
     def slope(self, predicted: Float[Tensor, "B N V"], observations: Observations) -> Float[Tensor, "B N V"]:

@@ -50,7 +50,7 @@ FILLED_IN = {
     "latents": {"count", "coord_dim", "value_dim", "shape"},
     "decoder": {"coord_dim", "value_dim", "code_dim", "shape", "grid"},
     "measurement": {"coord_dim", "value_dim", "shape"},
-    "likelihood": {"value_dim"},
+    "likelihood": {"value_dim", "shape"},
     "prior": {"code_dim"},
     "penalty": set(),
     "corruption": {"domain"},
@@ -96,7 +96,11 @@ class Training(BaseModel):
     """How long, how fast, with what. Rates warm up over the share `warmup` of the fit and follow `decay` over the whole.
 
     `decay` "halving" halves them whenever `halve_every` epochs have begun. The prior's weight grows linearly over the first `ramp`
-    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's.
+    epochs. `latent_optimiser` is Adam on the rows of a batch ("rows"), or on the whole bank in every step ("dense"), as DeepSDF's;
+    or plain gradient descent ("sgd"), as GLO's.
+
+    A fit ends early where `patience` epochs were no better for the held-out share `validation`, or where in so many epochs a term
+    of the loss has not fallen that `plateau` names ("code_length", of the objective "encdec").
 
     A batch holds so many signals, with all their points or with `points` of them; with `draw` "samples", so many single samples.
 
@@ -120,10 +124,11 @@ class Training(BaseModel):
     decay: Literal["cosine", "constant", "halving"] = "cosine"
     halve_every: int = Field(default=500, ge=1)
     ramp: int = Field(default=0, ge=0)
-    latent_optimiser: Literal["rows", "dense"] = "rows"
+    latent_optimiser: Literal["rows", "dense", "sgd"] = "rows"
     polish: int | None = Field(default=None, ge=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     patience: int = Field(default=3, ge=1)
+    plateau: str | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     graphs: bool = True
 
@@ -213,17 +218,22 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
             parts[table] = None if part is None else _make(table, part, {"domain": domain})
         objective: Objective = _make("objective", recipe.objective, parts)
         solver.check(objective, decoder)
-        _agree(recipe, source, parts)
+        _agree(recipe, source, {**parts, "objective": objective})
         return Model(domain, source, decoder, objective)
 
 
 def _agree(recipe: Recipe, source: LatentSource, parts: dict[str, Any]) -> None:
     """Refuse what the source of codes cannot serve."""
     training, penalty, free = recipe.training, parts["penalty"], not (source.reads or source.variational)
-    whole = source.reads and source.whole
+    whole, objective = source.reads and source.whole, parts["objective"]
     for refused, why in (
         (resolve("starts", recipe.inference.start).reads and not source.reads, _NO_ENCODER),
         (recipe.corruption and not source.reads, "[corruption] changes what an encoder reads; say corruption.kind=none"),
+        (objective.refusal(source), objective.refusal(source)),
+        (
+            training.validation and not objective.searchable,
+            f'validation needs a likelihood, which objective "{recipe.objective.kind}" has not; say training.plateau=code_length',
+        ),
         (penalty and penalty.refusal(source), penalty and penalty.refusal(source)),
         (
             source.variational and not _is_gaussian(parts["prior"]),

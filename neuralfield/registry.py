@@ -72,10 +72,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "kernel-density": "neuralfield.latents.kernel_density:KernelDensity",
         "mixture": "neuralfield.latents.mixture:Mixture",
         "norm": "neuralfield.latents.norm:Norm",
+        "ball": "neuralfield.latents.ball:Ball",
     },
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",
         "linear": "neuralfield.decoders.linear:Linear",
+        "mlp": "neuralfield.decoders.mlp:MLP",
         "modulated": "neuralfield.decoders.modulated:Modulated",
         "concat": "neuralfield.decoders.concat:Concat",
         "convolutional": "neuralfield.decoders.convolutional:Convolutional",
@@ -97,6 +99,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "gaussian": "neuralfield.likelihoods:Gaussian",
         "bernoulli": "neuralfield.likelihoods:Bernoulli",
         "clamped-l1": "neuralfield.likelihoods:ClampedL1",
+        "laplacian-pyramid": "neuralfield.pyramid:LaplacianPyramid",
         "relative": "neuralfield.likelihoods:Relative",
     },
     "measurements": {
@@ -104,7 +107,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "blur": "neuralfield.measurements:Blur",
         "points": "neuralfield.measurements:Points",
     },
-    "objectives": {"map": "neuralfield.objective:MAP"},
+    "objectives": {
+        "encdec": "neuralfield.contrastive:EncDec",
+        "map": "neuralfield.objective:MAP",
+    },
     "schedules": {
         "joint": "neuralfield.training.schedules.joint:Joint",
         "alternating": "neuralfield.training.schedules.alternating:Alternating",
@@ -112,6 +118,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "optimisers": {
         "adam": "torch.optim:Adam",
         "muon": "neuralfield.training.optimisers.muon:Muon",
+        "sgd": "torch.optim:SGD",
     },
     "solvers": {
         "adam": "neuralfield.inference.adam:Adam",

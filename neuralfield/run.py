@@ -168,7 +168,7 @@ class Run:
         objective = self.completion_objective(calibrated)
         # whether a point that nobody sees may be left out; decoders that read tables do so faster as a whole
         separate = isinstance(objective, MAP) and isinstance(objective.measurement, Local)
-        separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code
+        separate = separate and self.decoder.pointwise and not self.decoder.linear_in_code and objective.likelihood.pointwise
         estimates = []
         for rows in torch.arange(len(observations)).split(settings.batch):
             batch = thinned(oriented(observations.rows(rows)), settings.points).to(self.device)

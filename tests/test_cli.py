@@ -172,6 +172,8 @@ def test_recipes_are_listed_and_shown_as_toml_that_can_be_used(nf_: Nf, tmp_path
         "functions-alternating",
         "shape",
         "shape-single",
+        "glo",
+        "encdec",
     }
     assert set(nf_("recipes", "--json").json["recipes"]) == listed
     shown = nf_("recipes", "image", "--set", "decoder.width=77")

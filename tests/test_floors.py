@@ -11,16 +11,16 @@ import neuralfield
 
 PACKAGE = Path(neuralfield.__file__).parent
 FLOORS = [
-    {"types", "kernels", "registry", "likelihoods", "measurements", "errors", "files", "seeds", "devices"},
+    {"types", "kernels", "registry", "likelihoods", "pyramid", "measurements", "errors", "files", "seeds", "devices"},
     {"domains", "latents"},
     {"signals", "decoders"},
-    {"objective"},
+    {"objective", "contrastive"},
     {"inference"},
     {"run", "recipe", "recipes", "completion", "calibration"},
     {"explore", "export", "training"},
     {"cli", "app"},
 ]
-SHARED = {1, 6}
+SHARED = {1, 4, 6}
 """Floors that are files, not rooms: they may import one another."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 OUTSIDE = {"__init__", "__main__"}

@@ -354,6 +354,7 @@ def test_a_set_encoder_reads_curves_at_times_of_their_own() -> None:
         (["latents.kind=encoder", "training.latent_optimiser=dense"], ["encoder", "training.latent_optimiser"]),
         (["latents.kind=encoder", "latents.network=mpl"], ["network", 'did you mean "mlp"']),
         (["latents.kind=variational-bank", "latents.spread=0"], ["latents.spread", "0"]),
+        (["penalty.kind=l1", "inference.kind=levenberg"], ['"levenberg"', "L1", "inference.kind=adam"]),
         (["objective.beta=-1"], ["objective.beta", "-1"]),
     ],
 )
@@ -369,7 +370,7 @@ def test_parts_that_cannot_work_together_are_refused_in_one_line(settings: list[
 
 
 def test_shapes_have_no_grid_for_an_encoder_to_read() -> None:
-    with pytest.raises(UsageError, match="latents.network=set takes any points"):
+    with pytest.raises(UsageError, match=r"latents\.network=set takes any points"):
         build(Recipe.load("shape", ["latents.kind=encoder", "domain.dims=3"]), 5)
 
 
@@ -392,3 +393,46 @@ def test_nf_codes_writes_the_spreads_of_a_variational_source(tmp_path: Path, sou
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npz")["std"], run.std.numpy())
     answer = nf_("infer", folder, "--solver", "encode", "--json")
     assert answer.json["reasons"] == {"encoded": 12}
+
+
+@pytest.mark.parametrize("settings", [ENCODER + READING, GAUSSIAN + READING, VARIATIONAL], ids=["encoder", "gaussian", "bank"])
+def test_every_verb_works_with_every_source(settings: list[str], tmp_path: Path, source: str, nf_: Nf) -> None:
+    folder, words = tmp_path / "run", [word for setting in settings for word in ("--set", setting)]
+    told = nf_("fit", "--domain", "image", "--data", source, "--out", folder, "--epochs", "2", *words)
+    assert told.code == 0, told.err
+    for verb, *more in (
+        ["infer", "--hide", "center:4", "--samples", "4"],
+        ["infer", "--solver", "adam", "--set", "inference.steps=5"],
+        ["infer", "--solver", "levenberg", "--set", "inference.start=mean"],
+        ["eval"],
+        ["calibrate", "--hide", "center:4"],
+        ["add"],
+        ["decode", "--signal", "30", "--out", str(tmp_path / "a.png")],
+        ["codes", "--out", str(tmp_path / "codes.npz")],
+    ):
+        answer = nf_(verb, folder, *more)
+        assert answer.code == 0, (verb, more, answer.err)
+
+
+OTHERS = {
+    "concat": ["decoder.kind=concat", "decoder.width=8", "decoder.depth=2"],
+    "convolutional": ["decoder.kind=convolutional", "decoder.width=2"],
+    "linear": ["decoder.kind=linear"],
+    "basis": ["decoder.kind=basis"],
+    "bernoulli": ["likelihood.kind=bernoulli"],
+    "alternating": ["schedule.kind=alternating", "schedule.latent_epochs=1", "schedule.decoder_epochs=1", "schedule.rounds=1"],
+    "samples of points": ["latents.network=set", "training.points=20"],
+    "a full Gaussian prior": ["prior.kind=gaussian"],
+}
+
+
+@pytest.mark.parametrize("settings", [ENCODER + READING, GAUSSIAN + READING, VARIATIONAL], ids=["encoder", "gaussian", "bank"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_every_source_works_with_every_other_part(settings: list[str], other: str) -> None:
+    changes = [c for c in OTHERS[other] if not c.startswith("latents.network") or settings != VARIATIONAL]
+    kept = [s for s in settings if not (s.startswith("decoder.") and any(c.startswith("decoder.kind") for c in changes))]
+    kept = [s for s in kept if not (s.startswith("likelihood.") and any(c.startswith("likelihood.kind") for c in changes))]
+    run = nf.fit(images(), recipe="image", settings=[*kept, *changes], epochs=2, device="cpu")
+    assert run.codes.isfinite().all()
+    assert run.codes.std(0).min() > 0
+    assert math.isfinite(run.facts["scores"]["train"]["psnr"])

@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.errors import UsageError
 from neuralfield.inference.laplace import gaussian
-from neuralfield.inference.quadratic import Quadratic, evaluations, quadratic, secant
+from neuralfield.inference.quadratic import Quadratic, evaluations, quadratic, refuse_others, secant
 from neuralfield.inference.solver import Solver, negligible, points_per_seen, reasons_of
 from neuralfield.objective import MAP, Objective
 from neuralfield.types import Estimate, Latent, Loss, Observations
@@ -80,8 +79,6 @@ class Levenberg(Solver):
 
 
 def _only_map(objective: Objective) -> MAP:
-    if not isinstance(objective, MAP):
-        raise UsageError(
-            f'solver "levenberg" needs the objective "map", not {type(objective).__name__}; say --set inference.kind=adam'
-        )
-    return objective
+    known = refuse_others(objective, 'solver "levenberg"')
+    known.refuse_penalty("levenberg")
+    return known

@@ -134,6 +134,7 @@ def _refuse_others(objective: Objective, decoder: Decoder) -> tuple[float, Compo
         raise UsageError(
             f'solver "linear" needs a Gaussian likelihood, not {type(objective.likelihood).__name__}; say --set inference.kind=adam'
         )
+    objective.refuse_penalty("linear")
     try:
         return objective.temperature * float(objective.likelihood.std) ** 2, objective.prior.components()
     except NotImplementedError as error:

@@ -66,8 +66,26 @@ class Quadratic:
             getattr(self, name)[rows[taken]] = getattr(trial, name)[taken]
 
 
+def refuse_others(objective: Objective, what: str) -> MAP:
+    """The objective, if it is known to second order by derivatives of each prediction; else one line that says what is not."""
+    if not isinstance(objective, MAP):
+        raise UsageError(f'{what} needs the objective "map", not {type(objective).__name__}; say --set inference.kind=adam')
+    if not objective.likelihood.pointwise:
+        raise UsageError(
+            f"{what} needs a likelihood whose points are independent, not {type(objective.likelihood).__name__}; "
+            "say --set inference.kind=lbfgs, without samples"
+        )
+    if objective.prior.bounded:
+        raise UsageError(
+            f"{what} knows no bounds, and the prior {type(objective.prior).__name__} has one; "
+            "say --set inference.kind=lbfgs, without samples"
+        )
+    return objective
+
+
 def quadratic(objective: MAP, decoder: Decoder, observations: Observations, z: Float[Tensor, "B D"]) -> Quadratic:
     """The objective around the codes `z`: the exact gradient, and the curvature J' C J + P of likelihood C and prior P."""
+    refuse_others(objective, "a Gauss-Newton curvature")
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         prior = objective.prior.cost(objective.moved(Latent(leaf), observations))

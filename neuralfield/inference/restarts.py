@@ -34,8 +34,12 @@ def search(
 def solved(
     solver: Solver, objective: Objective, decoder: Decoder, observations: Observations, start: Latent, with_posterior: bool = False
 ) -> Estimate:
-    """What the solver finds from one start; with Laplace's approximation around it, where a posterior is wanted and it has none."""
-    estimate = solver.solve(objective, decoder, observations, start)
+    """What the solver finds from one start; with Laplace's approximation around it, where a posterior is wanted and it has none.
+
+    A search may leave what the prior allows: found are the codes that the objective takes them for.
+    """
+    estimate = solver.solve(objective, decoder, observations, objective.within(start))
+    estimate = replace(estimate, latent=objective.within(estimate.latent))
     if not isinstance(objective, MAP) or not with_posterior:
         return estimate
     posterior, work = around(objective, decoder, observations, estimate)

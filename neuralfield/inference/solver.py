@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
+from neuralfield.errors import UsageError
 from neuralfield.objective import Objective
 from neuralfield.types import Estimate, Latent, Observations
 
@@ -27,8 +28,12 @@ class Solver(ABC):
     """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 
     def check(self, objective: Objective, decoder: Decoder) -> None:
-        """Refuse in one line a model that it cannot solve, before anything is trained; most solvers take any."""
-        return None
+        """Refuse in one line a model that it cannot solve, before anything is trained; most take any that has a likelihood."""
+        if not (objective.searchable or self.exact):
+            raise UsageError(
+                f"{type(objective).__name__} has no likelihood, so solver {type(self).__name__} has nothing to search by; "
+                "say --set inference.kind=encode"
+            )
 
     def prepare(self, objective: Objective, decoder: Decoder, codes: Float[Tensor, "n D"], coords: Float[Tensor, "1 N C"]) -> None:
         """Look at a fitted decoder, its codes and the points of its domain before signals are solved; most have no need."""

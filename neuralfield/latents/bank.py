@@ -28,8 +28,8 @@ class Bank(LatentSource):
     The noise makes decoders smooth between codes: completions gain, reconstructions lose a little.
     Gradients are sparse, so a step costs the same for 1e3 and for 1e6 signals.
 
-    `bound` is the largest norm of a code: while it trains, longer ones are shortened to it, in place, when they are looked up, as
-    by torch.nn.Embedding(max_norm).
+    `bound` is the largest norm of a code: longer ones are shortened to it, in place, when they are looked up while it trains, as
+    by torch.nn.Embedding(max_norm), and all of them when training has ended.
 
     Where several ranks train, each holds the codes of its own signals, which begin at `first`.
 
@@ -76,6 +76,7 @@ class Bank(LatentSource):
             return self._initialise_files(self.files, initialiser, batches, generator)
         codes, basis = initialiser.codes(batches, len(self.codes), self.code_dim, generator)
         self.codes.copy_(codes)
+        self.shorten()
         return basis
 
     @torch.no_grad()
@@ -107,6 +108,20 @@ class Bank(LatentSource):
             self.files.moves(index)
         self.codes[index] = codes.to(self.codes)
 
+    def settle(self, batches: Callable[[], Iterable[Observations]]) -> None:
+        self.shorten()
+
+    @torch.no_grad()
+    def shorten(self) -> None:
+        """Shorten the codes that are longer than the bound."""
+        if self.bound is None:
+            return
+        for rows in torch.arange(len(self.codes)).split(AT_ONCE):
+            codes = self.rows(rows)
+            long = codes.norm(dim=1) > self.bound
+            if bool(long.any()):
+                self.put(rows[long.cpu()], torch.renorm(codes[long], 2, 0, self.bound))
+
     def tables(self) -> dict[str, Tensor | Streamed]:
         codes = self.codes.detach()
         return {"codes": codes if self.files is None else Streamed(tuple(codes.shape), codes.dtype, self.files.pieces(codes))}
@@ -124,6 +139,7 @@ class Bank(LatentSource):
         files.reserve()
         basis = initialiser.fill(files.pieces(self.codes.detach()), batches, len(self.codes), self.code_dim, generator)
         files.drop()
+        self.shorten()
         return basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from einops import einsum
@@ -42,6 +42,10 @@ class Known:
 
 class Prior(nn.Module, ABC):
     """p(z). What `fit` and `adopt` learn is kept in buffers, and so in the run folder."""
+
+    bounded: ClassVar[bool] = False
+    """Whether codes beyond some bound have no probability. The objective then takes them for the nearest that have (`within`), and
+    what knows no bounds, Gauss-Newton solvers and posteriors, refuses."""
 
     @abstractmethod
     def cost(self, latent: Latent) -> Float[Tensor, " B"]:
@@ -87,6 +91,10 @@ class Prior(nn.Module, ABC):
         squares = einsum(apart, precision, apart, "b k d, k d e, b k e -> b k")
         logits = components.log_weights.double() + 0.5 * (torch.logdet(precision) - squares)
         return einsum(logits.softmax(1), precision, "b k, k d e -> b d e")
+
+    def within(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The nearest codes that have a probability: of most priors the codes themselves."""
+        return z
 
     def adopt(self, basis: SpectralBasis) -> bool:
         """Begin as that of the linear model whose coefficients the first codes are, and say so; most priors stay as they are."""

@@ -43,7 +43,7 @@ class LatentSource(nn.Module, ABC):
         return None
 
     def settle(self, batches: Callable[[], Iterable[Observations]]) -> None:
-        """The fit is over, and `batches()` goes over its signals in order; only an encoder has something to do: their codes."""
+        """The fit is over, and `batches()` goes over its signals in order; an encoder reads codes, a bank shortens its own."""
 
     def extend(self, codes: Tensor) -> None:
         """Append codes [m, D] of new signals."""

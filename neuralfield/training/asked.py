@@ -110,6 +110,23 @@ def check_mapped(recipe: Recipe, count: int) -> None:
             raise UsageError(f"{what} needs all codes in memory, which latents.mapped=true avoids; say --set {remedy}")
 
 
+def check_whole(recipe: Recipe) -> None:
+    """Refuse to draw points where the likelihood compares signals as a whole."""
+    part = recipe.likelihood
+    if part is None or resolve("likelihoods", part.kind).pointwise:
+        return
+    for table, key, drawn, remedy in (
+        ("training", "points", recipe.training.points is not None, "none"),
+        ("training", "draw", recipe.training.draw == "samples", "signals"),
+        ("inference", "points", recipe.inference.points is not None, "none"),
+        ("inference", "coarse", recipe.inference.coarse is not None, "none"),
+    ):
+        if drawn:
+            raise UsageError(
+                f'likelihood "{part.kind}" compares signals as a whole, so no points can be drawn; say --set {table}.{key}={remedy}'
+            )
+
+
 def completed(recipe: Recipe, signals: Signals) -> Recipe:
     """The recipe with the domain's arguments taken from the signals."""
     likelihood = recipe.likelihood or Part(kind=resolve("domains", recipe.domain.kind).likelihood)

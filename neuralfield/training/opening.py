@@ -34,6 +34,7 @@ def opened(
     """Build the parts for the signals that are not held out."""
     training, held_out = validation.hold_out(signals, recipe.training.validation, seed)
     recipe = asked.completed(recipe, training)
+    asked.check_whole(recipe)
     asked.check_mapped(recipe, len(training))
     model = build(recipe, len(training), seed)
     if ranks.world > 1:
@@ -61,6 +62,8 @@ def _latent_optimiser(source: LatentSource, training: Training) -> torch.optim.O
     if source.reads:
         made: torch.optim.Optimizer = resolve("optimisers", training.optimiser)(codes)
         return made
+    if training.latent_optimiser == "sgd":  # it keeps nothing, so rows that are absent have nothing to move by
+        return torch.optim.SGD(codes)
     return dense_adam(codes) if training.latent_optimiser == "dense" else RowAdam(codes, beside=source.files)
 
 

@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from neuralfield.inference.restarts import solved
 from neuralfield.inference.thinning import thinned
 from neuralfield.latents.source import FixedCodes
 from neuralfield.training.interrupt import interruptible
@@ -36,7 +37,7 @@ def polish(state: Session, seconds: float | None, progress: Progress) -> None:
         for done, rows in enumerate(batches):
             batch = thinned(state.signals.batch(first + rows), settings.points).to(state.device)
             start = Latent(source.rows(rows).to(state.device))
-            estimate: Estimate = solver.solve(state.model.objective, state.model.decoder, batch, start)
+            estimate: Estimate = solved(solver, state.model.objective, state.model.decoder, batch, start)
             source.put(rows, estimate.latent.mean)
             progress.share((done + 1) / len(batches))
             if interrupted():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError
-from neuralfield.training import shared, validation
+from neuralfield.training import plateau, shared, validation
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import PROBES, Journal
 from neuralfield.training.loop import Position, train
@@ -44,6 +44,7 @@ def run(state: Session, epochs: int, seconds: float | None, journal: Journal | N
     with interruptible() as interrupted:
         for position, loss, count in train(*arguments, state.position, state.seed, done):
             state.position = position
+            plateau.note(state, loss)
             looked = looked_at(position, looks)
             nats = loss.total.detach().sum() if looked else 0.0
             own = (interrupted(), nats, len(loss.total), count, ranks.first * state.spent)
@@ -61,6 +62,8 @@ def run(state: Session, epochs: int, seconds: float | None, journal: Journal | N
                 loss = shared.summed(loss, ranks)
                 score = journal.epoch(state.model, position.epoch, loss, cost, probes) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)
+                if reason := plateau.reached(state):
+                    state.facts.update(out_of_patience=True, stopped=reason)
             if state.due or (position.step == 0 and spent - last_saved > CHECKPOINT_EVERY):
                 state.save()
                 last_saved = spent

@@ -44,6 +44,8 @@ class LikelihoodContract:
         torch.testing.assert_close(likelihood.nll(predicted, values), sum(each))
 
     def test_points_are_independent(self, likelihood: Likelihood, predicted: Tensor, values: Tensor) -> None:
+        if not likelihood.pointwise:
+            pytest.skip("this likelihood compares signals as a whole")
         assert torch.equal(likelihood.nll(predicted[:, 2:3], values[:, 2:3]), likelihood.nll(predicted, values)[:, 2:3])
 
     def test_the_mean_is_in_the_data_units_and_is_the_best_prediction(
@@ -55,6 +57,9 @@ class LikelihoodContract:
         best = likelihood.nll(near, seen)
         for step in (-0.3, 0.1):
             assert (likelihood.nll(near + step, seen) > best).all()
+
+    def test_signals_are_independent(self, likelihood: Likelihood, predicted: Tensor, values: Tensor) -> None:
+        torch.testing.assert_close(likelihood.nll(predicted[1:2], values[1:2]), likelihood.nll(predicted, values)[1:2])
 
     def test_the_gradient_vanishes_where_the_prediction_is_the_value(self, likelihood: Likelihood, predicted: Tensor) -> None:
         predicted = predicted.clone().requires_grad_()
@@ -103,8 +108,8 @@ class LikelihoodContract:
     def test_without_a_second_derivative_the_parabola_of_slope_and_curvature_lies_above(
         self, likelihood: Likelihood, predicted: Tensor, far: Tensor, near: Tensor, values: Tensor
     ) -> None:
-        if self.smooth:
-            pytest.skip("this likelihood is smooth: its curvature is its second derivative")
+        if self.smooth or not likelihood.pointwise:
+            pytest.skip("its curvature is its second derivative, or it has one law for a whole signal")
         values, found = values.double().flatten(), 0
         for at in (predicted.double().flatten(), far.flatten(), far.flatten().flip(0), near.double().flatten()):
             pairs = [each.reshape(1, -1, 1) for each in (at, values)]
@@ -116,6 +121,21 @@ class LikelihoodContract:
                 above = likelihood.nll(*pairs) + (slope * step + curvature / 2 * step.square()).sum(-1)
                 assert (above - likelihood.nll(pairs[0] + step, pairs[1]))[moved[..., 0]].min() > -1e-9
         assert found > 20
+
+    def test_of_a_whole_signal_that_parabola_lies_above_along_every_step(
+        self, likelihood: Likelihood, predicted: Tensor, values: Tensor
+    ) -> None:
+        if likelihood.pointwise:
+            pytest.skip("of independent points each has its own parabola")
+        likelihood, values, draw = likelihood.double(), values.double(), torch.Generator().manual_seed(4)
+        for size in (1.0, 100.0):  # predictions so far off that no difference is taken for a larger one
+            at = values + size * (3 + predicted.double().abs())
+            slope, curvature, before = likelihood.slope(at, values), likelihood.curvature(at, values), likelihood.nll(at, values)
+            for length in (0.01, 1.0, 10.0, 1000.0):
+                step = length * torch.randn(at.shape, generator=draw, dtype=torch.float64)
+                promised = (slope * step + curvature / 2 * step.square()).sum((1, 2))
+                rise = (likelihood.nll(at + step, values) - before).sum(1)
+                assert (rise <= promised + 1e-9 * rise.abs()).all()
 
     def test_the_curvature_is_finite_and_nowhere_negative(
         self, likelihood: Likelihood, predicted: Tensor, far: Tensor, values: Tensor
