@@ -30,7 +30,7 @@ def main(laboratory: Laboratory) -> None:
     facts = {title: _facts(run, laboratory) for title, run in runs.items()}
     head = (
         "penalty",
-        "\\|J\\|, relative to the codes' spread",
+        "|J|, relative to the codes' spread",
         "moved by noise of 0.1, relative",
         "new images, dB",
         "kNN of new codes",

@@ -110,7 +110,8 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    """A bar in a cell would begin another."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _blank(title: str, blocks: Sequence[str] | dict[str, list[str]]) -> str:
