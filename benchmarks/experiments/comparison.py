@@ -91,6 +91,7 @@ def _verdict(numbers: dict[str, dict[str, float]]) -> str:
     bank, encoder = numbers["image-30"], numbers["autoencoder-cnn"]
     times = bank["seconds_per_signal"] / encoder["seconds_per_signal"]
     return (
-        f"With 30 numbers each, search finds new images to {bank['new']:.1f} dB, an encoder to {encoder['new']:.1f} in 1/{times:.0f} of the time; "
+        f"With 30 numbers each, search finds new images to {bank['new']:.1f} dB, an encoder to {encoder['new']:.1f} "
+        f"in 1/{times:.0f} of the time; "
         f"inside a hole of 8 pixels {bank['hidden center:8']:.1f} and {encoder['hidden center:8']:.1f} dB."
     )

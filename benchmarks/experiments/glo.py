@@ -62,8 +62,8 @@ def main(laboratory: Laboratory) -> None:
 
 
 def _ends(laboratory: Laboratory, name: str):  # type: ignore[no-untyped-def]
-    """Probes after the first epochs, and at the end."""
-    return probes_of(laboratory, name, (1,))
+    """Probes after an early epoch, and at the end."""
+    return probes_of(laboratory, name, (2,))
 
 
 def _round_trip() -> float:
