@@ -77,6 +77,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "decoders": {
         "basis": "neuralfield.decoders.basis:Basis",
         "linear": "neuralfield.decoders.linear:Linear",
+        "mlp": "neuralfield.decoders.mlp:MLP",
         "modulated": "neuralfield.decoders.modulated:Modulated",
         "concat": "neuralfield.decoders.concat:Concat",
         "convolutional": "neuralfield.decoders.convolutional:Convolutional",
@@ -87,6 +88,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "reference": "neuralfield.kernels.reference:Reference",
         "tinycudann": "neuralfield.kernels.tinycudann:TinyCudaNN",
         "triton": "neuralfield.kernels.fused:Triton",
+    },
+    "paths": {
+        "density": "neuralfield.explore.interpolation:Density",
+        "graph": "neuralfield.explore.interpolation:Graph",
+        "linear": "neuralfield.explore.interpolation:Linear",
+        "spherical": "neuralfield.explore.interpolation:Spherical",
     },
     "likelihoods": {
         "gaussian": "neuralfield.likelihoods:Gaussian",

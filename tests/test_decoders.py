@@ -15,6 +15,7 @@ from neuralfield.decoders.concat import Concat
 from neuralfield.decoders.convolutional import Convolutional
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.linear import Linear as PlainLinear
+from neuralfield.decoders.mlp import MLP
 from neuralfield.decoders.modulated import Modulated
 from neuralfield.domains.grid import pixel_centres
 from neuralfield.errors import NeuralfieldError
@@ -80,6 +81,19 @@ class TestConvolutionalWideColour(DecoderContract):
 class TestConvolutionalTooSmallToDouble(DecoderContract):
     def make(self) -> Decoder:
         return Convolutional((5, 7), 1, 4, width=4)
+
+
+class TestMLP(DecoderContract):
+    def make(self) -> Decoder:
+        return MLP((5, 7), pixel_centres(5, 7), 1, 4, width=16, activation="silu")
+
+
+class TestMLPOfCurves(DecoderContract):
+    coord_dim = 1
+    value_dim = 2
+
+    def make(self) -> Decoder:
+        return MLP((9,), torch.linspace(-1, 1, 9)[None, :, None], 2, 4, width=16, activation="silu")
 
 
 class TestLinearBasis(DecoderContract):

@@ -23,7 +23,7 @@ from neuralfield.cli import options
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help=".png picture, .npy values on the grid [n, ..., channels], .csv coordinates and values; of shapes .ply .obj .glb .stl.",
+    help=options.WRITTEN,
 )
 @options.common
 def command(run_path: Path, signals: tuple[str, ...], codes: Path | None, resolution: int | None, out: Path, as_json: bool) -> None:

@@ -13,6 +13,11 @@ from neuralfield.errors import NeuralfieldError, NeuralfieldWarning, UsageError
 
 Command = Callable[..., Any]
 
+WRITTEN = (
+    ".png picture, .gif animation, .npy values on the grid [n, ..., channels], .csv coordinates and values; of shapes .ply .obj "
+    ".glb .stl."
+)
+
 
 def common(command: Command) -> Command:
     """--json and --debug."""
@@ -60,6 +65,14 @@ def inference(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def written(command: Command) -> Command:
+    """--resolution and --out, of signals that are decoded."""
+    option = click.option(
+        "--resolution", type=click.IntRange(min=1), help="Samples along the longer side; by default the signals' own."
+    )
+    return option(click.option("--out", type=click.Path(path_type=Path), required=True, help=WRITTEN)(command))
 
 
 def run_argument(command: Command) -> Command:

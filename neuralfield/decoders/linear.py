@@ -1,6 +1,7 @@
 """The plain linear decoder: every value of a shared grid is an affine function of the code. Its optimum is PCA."""
 
 import math
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.decoders.reading import exact, read_line, read_map
+from neuralfield.decoders.reading import check_readable, read_grid
 from neuralfield.latents.basis import SpectralBasis
 
 
@@ -20,12 +21,12 @@ class Linear(Decoder):
     """
 
     linear_in_code = True
+    maps: ClassVar[bool] = True
     grid: Tensor
 
     def __init__(self, shape: tuple[int, ...], grid: Float[Tensor, "1 N C"], value_dim: int, code_dim: int) -> None:
         super().__init__()
-        if len(shape) > 2:
-            raise ValueError(f"it reads grids of one or two axes, but the signals lie on one of {len(shape)}: {list(shape)}")
+        check_readable(shape)
         self.shape, self.value_dim = shape, value_dim
         self.register_buffer("grid", grid, persistent=False)
         self.values = nn.Linear(code_dim, math.prod(shape) * value_dim)
@@ -34,10 +35,7 @@ class Linear(Decoder):
         return rearrange(self.values(z), "b (n v) -> b n v", v=self.value_dim)
 
     def evaluate(self, conditioning: Float[Tensor, "B N V"], coords: Float[Tensor, "G M C"]) -> Float[Tensor, "B M V"]:
-        if len(self.shape) == 2:
-            return read_map(rearrange(conditioning, "b (h w) v -> b v h w", h=self.shape[0]), coords)
-        times = self.grid[0, :, 0].contiguous()
-        return exact(coords, self.grid, conditioning, lambda: read_line(conditioning, times, coords))
+        return read_grid(conditioning, self.shape, self.grid, coords)
 
     @torch.no_grad()
     def adopt(self, basis: SpectralBasis) -> bool:

@@ -11,6 +11,22 @@ from torch.nn.functional import grid_sample
 from neuralfield.domains.grid import pixel_centres
 
 
+def check_readable(shape: tuple[int, ...]) -> None:
+    """Refuse grids that `read_grid` cannot read."""
+    if len(shape) > 2:
+        raise ValueError(f"it reads grids of one or two axes, but the signals lie on one of {len(shape)}: {list(shape)}")
+
+
+def read_grid(
+    values: Float[Tensor, "B N V"], shape: tuple[int, ...], grid: Float[Tensor, "1 N C"], coords: Float[Tensor, "G M C"]
+) -> Float[Tensor, "B M V"]:
+    """Values of a line, by straight lines, or of an image, by cubic ones; exact at the points of the grid."""
+    if len(shape) == 2:
+        return read_map(rearrange(values, "b (h w) v -> b v h w", h=shape[0]), coords)
+    times = grid[0, :, 0].contiguous()
+    return exact(coords, grid, values, lambda: read_line(values, times, coords))
+
+
 def read_map(maps: Float[Tensor, "B V height width"], coords: Float[Tensor, "G N 2"]) -> Float[Tensor, "B N V"]:
     """Cubic interpolation between pixel centres, exact at the centres, flat beyond the outermost."""
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 import neuralfield.files as files
+from neuralfield.domains.pictures import CELL
 from neuralfield.domains.renders import portrait
 from neuralfield.errors import NeuralfieldError, UsageError
 from neuralfield.export.meshes import ENDINGS, file_names, write_mesh
@@ -19,6 +20,9 @@ from neuralfield.run import Run
 from neuralfield.signals.roster import Roster
 from neuralfield.types import Field
 
+FRAME = 150
+"""Milliseconds that an animation shows each signal."""
+
 
 def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> tuple[Roster, Float[Tensor, "B D"]]:
     """(who they are, codes) of some signals of the bank, by number or id, or all of a file."""
@@ -26,14 +30,19 @@ def choose_codes(run: Run, signals: tuple[str, ...], file: Path | None) -> tuple
         raise UsageError("say which codes by --signal or by --codes, not by both")
     if file is not None:
         return _read_codes(run, file)
-    rows = [_row(run, signal) for signal in signals or ("0",)]
+    rows = [row_of(run, signal) for signal in signals or ("0",)]
     return run.roster.rows(rows), run.codes[rows].cpu()
 
 
 @torch.no_grad()
 def write_decoded(run: Run, roster: Roster, codes: Float[Tensor, "B D"], resolution: int | None, out: Path) -> int:
     """Write what `out`'s ending says; returns the number of points evaluated. Of several meshes each gets a file of its own."""
-    writers: dict[str, Callable[[Run, Roster, Field, int | None, Path], int]] = {".png": _png, ".npy": _npy, ".csv": _csv}
+    writers: dict[str, Callable[[Run, Roster, Field, int | None, Path], int]] = {
+        ".png": _png,
+        ".gif": _gif,
+        ".npy": _npy,
+        ".csv": _csv,
+    }
     if run.domain.solid:
         writers |= dict.fromkeys(ENDINGS, _mesh)
     if out.suffix.lower() not in writers:
@@ -46,13 +55,26 @@ def write_decoded(run: Run, roster: Roster, codes: Float[Tensor, "B D"], resolut
 
 
 def _png(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
-    if run.domain.solid:
-        surfaces = [run.domain.surface(field.rows(slice(b, b + 1)), resolution) for b in range(len(field))]
-        pictures, evaluated = [portrait(surface) for surface, _ in surfaces], sum(points for _, points in surfaces)
-    else:
-        pictures, evaluated = list(run.domain.render(field, resolution)), len(field) * run.domain.grid(resolution).shape[1]
+    pictures, evaluated = _pictures(run, field, resolution)
     Image.fromarray(np.concatenate(pictures, axis=1)).save(out)
     return evaluated
+
+
+def _gif(run: Run, roster: Roster, field: Field, resolution: int | None, out: Path) -> int:
+    """One signal after another, for ever, small pictures enlarged."""
+    pictures, evaluated = _pictures(run, field, resolution)
+    factor = max(1, round(CELL / max(pictures[0].shape[:2])))
+    frames = [Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1)) for picture in pictures]
+    frames[0].save(out, save_all=True, append_images=frames[1:], duration=FRAME, loop=0)
+    return evaluated
+
+
+def _pictures(run: Run, field: Field, resolution: int | None) -> tuple[list[np.ndarray], int]:
+    """(a picture of each signal, points evaluated)."""
+    if run.domain.solid:
+        surfaces = [run.domain.surface(field.rows(slice(b, b + 1)), resolution) for b in range(len(field))]
+        return [portrait(surface) for surface, _ in surfaces], sum(points for _, points in surfaces)
+    return list(run.domain.render(field, resolution)), len(field) * run.domain.grid(resolution).shape[1]
 
 
 def _in_units(
@@ -87,7 +109,8 @@ def _mesh(run: Run, roster: Roster, field: Field, resolution: int | None, out: P
     return evaluated
 
 
-def _row(run: Run, signal: str) -> int:
+def row_of(run: Run, signal: str) -> int:
+    """The row of the bank that a number or an id names."""
     if signal in run.ids:
         return run.ids.index(signal)
     if signal.isdigit() and int(signal) < len(run.ids):

@@ -61,6 +61,13 @@ class Roster:
         tensors = {name: tensor[list(which)] for name, tensor in self.tensors().items()}
         return type(self)([self.ids[i] for i in which], **tensors)
 
+    def between(self, steps: int) -> "Roster":
+        """`steps` signals on the way from the first to the last, both among them, where frames go evenly from one to the other."""
+        shares = torch.linspace(0, 1, steps, dtype=torch.float64)
+        ids = [f"{self.ids[0]}-{self.ids[-1]}-{share:.3f}" for share in shares.tolist()]
+        frames = None if self.frames is None else torch.lerp(self.frames[0], self.frames[-1], shares.to(self.frames)[:, None])
+        return Roster(ids, frames=frames)
+
     def joined(self, others: "Roster") -> "Roster":
         """Followed by others. An id that is taken gets a number; what only one side has is unknown of the other."""
         ids, taken = list(self.ids), set(self.ids)

@@ -23,6 +23,7 @@ WRITTEN = (
     "figures/reconstructions.png",
     "figures/progress/*.png",
     "completions/*",
+    "report.html",
     "events.out.tfevents.*",
     "projector_config.pbtxt",
     "[0-9]*/codes/*",

@@ -26,6 +26,8 @@ POLISH_SHARE = 0.25
 """Of a time budget, what is kept for the polish: codes gain as much from it as from the last epochs."""
 SCORED = 1000
 """Training signals that the final scores are taken over, evenly spread."""
+TOLD = ("best_epoch", "best_validation", "stopped", "code_lengths")
+"""Facts of the fit that the run keeps, where it has them."""
 PREPARING = 1004  # the seed's second number; an epoch of that number draws other things from it
 
 
@@ -123,7 +125,7 @@ def _finish(state: Session, journal: Journal | None, progress: Progress) -> Run:
         "points_per_second": state.facts.get("points_per_second", 0.0),  # none were drawn where the first codes are the optimum
         "scores": {"train": _scores(run, state.signals)},
         "seconds": state.spent,
-    } | {key: state.facts[key] for key in ("best_epoch", "best_validation", "stopped") if key in state.facts}
+    } | {key: state.facts[key] for key in TOLD if key in state.facts}
     if state.folder is not None and journal is not None:
         journal.close(state.model, run.codes.cpu())
         run.save(state.folder)

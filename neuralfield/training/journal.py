@@ -55,6 +55,7 @@ class Journal:
             self._look(model, epoch, codes)
             self.spent += time.perf_counter() - now
         observed = loss.observed.sum().clamp(min=1)
+        self.board.add_scalar("codes/length", codes.norm(dim=1).mean().item(), epoch)
         self.board.add_scalar("loss/total", mean, epoch)
         self.board.add_scalar("loss/data", (loss.data.sum() / observed).item(), epoch)
         self.board.add_scalar("loss/prior", (loss.prior.sum() / observed).item(), epoch)

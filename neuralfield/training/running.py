@@ -57,6 +57,8 @@ def run(state: Session, epochs: int, seconds: float | None, journal: Journal | N
             progress.report(Report(min(1.0, done(position)), position.epoch, cost, *facts))
             if position.step == 0:
                 probes = _probes(state)
+                deviation, mean = torch.std_mean(probes.norm(dim=1), correction=0)
+                state.facts.setdefault("code_lengths", []).append([mean.item(), deviation.item()])
                 loss = shared.summed(loss, ranks)
                 score = journal.epoch(state.model, position.epoch, loss, cost, probes) if journal is not None else None
                 state.facts["out_of_patience"] = validation.out_of_patience(state)
