@@ -1,12 +1,14 @@
 """What autoencoders learn where that is known: principal components, and scores of noised densities."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch import distributions as d
 
+import neuralfield as nf
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.decoders.linear import Linear
 from neuralfield.decoders.mlp import MLP
@@ -15,6 +17,7 @@ from neuralfield.latents.priors import Isotropic
 from neuralfield.likelihoods import Gaussian
 from neuralfield.measurements import Points
 from neuralfield.objective import MAP
+from neuralfield.recipe import recipe_names
 from neuralfield.seeds import generator
 from neuralfield.signals.corruptions import Noise
 from neuralfield.types import Observations
@@ -114,3 +117,41 @@ def test_what_a_denoising_autoencoder_changes_is_the_score_of_the_noised_density
     # and not that of the clean density, which it is often taken for
     clean = score(two_gaussians(0.0), noised)
     assert ((residual - clean).square().mean() / clean.square().mean()).sqrt() > 0.5
+
+
+# recipes
+
+AUTOENCODERS = [name for name in recipe_names() if name.startswith("autoencoder-")]
+SMALL = ["training.epochs=1", "training.batch=32", "signals.limit=64"]
+NARROW = {"mlp": ["latents.width=16", "decoder.width=16"], "convolutional": ["latents.width=4", "decoder.width=4"]}
+
+
+def small(name: str, epochs: int = 1) -> nf.Run:
+    recipe = nf.Recipe.load(name, SMALL)
+    return nf.fit(recipe=recipe.changed(NARROW.get(recipe.latents.arguments["network"], [])), epochs=epochs)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_an_autoencoder_encodes_signals_that_it_has_never_met(name: str, tmp_path: Path) -> None:
+    run = small(name)
+    run.save(tmp_path)
+    signals = nf.load("mnist-mini", split="test", pad=2, limit=6)
+    observations = signals.batch(torch.arange(6))
+    found, again = (each.infer(observations).latent.mean for each in (run, nf.Run.load(tmp_path)))
+    assert torch.pdist(found).gt(0).all()
+    assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_training_an_autoencoder_brings_its_images_nearer(name: str) -> None:
+    begun, further = (small(name, epochs).facts["scores"]["train"]["mse"] for epochs in (1, 12))
+    assert further < 0.95 * begun
+
+
+def test_the_linear_autodecoder_rebuilds_images_as_well_as_principal_components() -> None:
+    run = nf.fit(recipe="autodecoder-linear", limit=500)
+    images = nf.load("mnist-mini", pad=2, limit=500).truth(torch.arange(500)).values[..., 0].double()
+    singular = torch.linalg.svdvals(images - images.mean(0))
+    least = singular[30:].square().sum() / images.numel()
+    # codes shrink a little towards 0, by what is left over against what each component explains
+    assert 1 - 1e-4 < run.facts["scores"]["train"]["mse"] / least < 1.01

@@ -26,6 +26,7 @@ class Convolutional(Decoder):
     """
 
     pointwise: ClassVar[bool] = False
+    maps: ClassVar[bool] = True
 
     def __init__(
         self, shape: tuple[int, ...], value_dim: int, code_dim: int, width: int = 32, activation: Activation = "leaky-relu"

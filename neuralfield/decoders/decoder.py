@@ -20,6 +20,9 @@ class Decoder(nn.Module, ABC):
     pointwise: ClassVar[bool] = True
     """Whether the value at a point depends on the conditioning and that point alone (so the Jacobian costs one backward pass)."""
 
+    maps: ClassVar[bool] = False
+    """Whether the conditioning is the values on a grid, so that the work is there, and points are only read from it."""
+
     affine_conditioning: ClassVar[bool] = False
     """Whether the conditioning is affine in the code, so that its Jacobian is the same for all codes."""
 

@@ -1,6 +1,7 @@
 """The plain linear decoder: every value of a shared grid is an affine function of the code. Its optimum is PCA."""
 
 import math
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -20,6 +21,7 @@ class Linear(Decoder):
     """
 
     linear_in_code = True
+    maps: ClassVar[bool] = True
     grid: Tensor
 
     def __init__(self, shape: tuple[int, ...], grid: Float[Tensor, "1 N C"], value_dim: int, code_dim: int) -> None:

@@ -20,6 +20,7 @@ class MLP(Decoder):
     """
 
     pointwise: ClassVar[bool] = False
+    maps: ClassVar[bool] = True
     grid: Tensor
 
     def __init__(

@@ -119,7 +119,7 @@ def _share(model: Model, ranks: Ranks, count: int, moves: tuple[str, ...]) -> No
 def _parts(model: Model, observations: Observations) -> list[Observations]:
     """Signals whose activations stay in a CPU's cache while they go forward and back."""
     count, points = observations.weight.shape
-    whole = observations.weight.is_cuda or not model.decoder.pointwise or not model.objective.separable
+    whole = observations.weight.is_cuda or model.decoder.maps or not model.decoder.pointwise or not model.objective.separable
     if whole or count * points <= TOGETHER:
         return [observations]
     each = max(1, TOGETHER // points)
