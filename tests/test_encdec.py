@@ -211,7 +211,7 @@ TINY_ENCDEC = ["latents.code_dim=4", "latents.width=4", "decoder.width=4", "trai
         ),
         ("inference.kind=lbfgs", "say --set inference.kind=encode"),
         ("training.validation=0.2", "say training.plateau=code_length"),
-        ("training.plateau=code_lenght", '"code_lenght", but the loss has no such term; known here: code_length, fake, pull, push'),
+        ("training.plateau=code_lenght", '"code_lenght" is no part of its loss; known: pull, push, fake, code_length'),
         ("objective.margin=0", "objective.margin must be positive"),
         ("objective.fake=-1", "fake 0 or more"),
     ],

@@ -48,8 +48,10 @@ def sample(run: Run, count: int, density: str | Prior = DENSITY, seed: int = 0) 
 
 
 def allowed(run: Run, codes: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-    """Codes as the run could have them, which a density does not know: in the ball of a bounded prior, and those of a logistic
-    encoder in (0, 1).
+    """Codes as the run could have them, on the CPU: those of a logistic encoder lie in (0, 1), others within a bound, and densities
+    know neither.
     """
-    inside = run.model.objective.within(Latent(codes)).mean
-    return inside.clamp(0, 1) if run.model.source.logistic else inside
+    codes = run.model.objective.within(Latent(codes.to(run.device))).mean.cpu()
+    bound = getattr(run.model.source, "bound", None)
+    codes = codes if bound is None else torch.renorm(codes, 2, 0, bound)
+    return codes.clamp(0, 1) if run.model.source.logistic else codes

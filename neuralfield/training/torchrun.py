@@ -33,7 +33,7 @@ PATIENCE = timedelta(hours=24)
 ROLL_CALL = 3.0
 """Seconds in which ranks that still live answer: each notices at once that another has gone, and waits for nothing else."""
 BUSY = 60.0
-"""Seconds in which ranks that live may still be at work, where one of them has an error to say: they hear of it at the next exchange."""
+"""Seconds in which ranks that live may still be at work, where one has an error to say: they hear of it at the next exchange."""
 LATER = 0.3
 """Seconds that others wait with what they have to say, as it may be the same for all."""
 
