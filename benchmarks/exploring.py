@@ -4,7 +4,8 @@
 
 Midpoints of paths between digits of different labels, and samples: mean squared difference from the nearest training image, from
 the image of the nearest training code (a copy would be at 0), how sure a small classifier is, and how near real test images have a
-sample. Paths and densities see training codes alone. Prints a table; writes it to benchmarks/results/exploring.md.
+sample. Paths and densities see training codes alone. Prints a table; writes it to benchmarks/results/exploring.md, and a picture to
+docs/images/explore.png.
 """
 
 import math
@@ -12,15 +13,19 @@ import time
 from dataclasses import replace
 
 import click
+import numpy as np
 import torch
 from machine import RESULTS, data_folder, machine
+from PIL import Image
 from torch import Tensor, nn
 
 import neuralfield as nf
+from neuralfield.domains.pictures import sheet
 from neuralfield.explore.interpolation import path_of
 from neuralfield.explore.neighbours import Gallery, nearest_codes
 from neuralfield.explore.sampling import density_of, sample
 
+PICTURE = RESULTS.parents[1] / "docs" / "images" / "explore.png"
 PATHS = ("linear", "spherical", "density", "graph")
 DENSITIES = ("gaussian", "kernel-density", "mixture")
 
@@ -49,6 +54,7 @@ def main(data: str | None, n_train: int, n_test: int, pairs: int, samples: int, 
     for dim in dims:
         run = nf.fit(train, recipe="image", settings=[f"latents.code_dim={dim}"])
         click.echo(f"codes of {dim} numbers: fitted in {run.facts['seconds']:.0f} s", err=True)
+        picture(run).save(PICTURE)
         lines += [f"Codes of {dim} numbers:", "", *table(run, train, test, pairs, samples, classify), ""]
     click.echo("\n".join(lines))
     (RESULTS / "exploring.md").write_text("\n".join(lines[:-1]) + "\n")
@@ -93,6 +99,18 @@ def row(
     cells = [summary(gallery.nearest(shown)[0]), "" if near is None else summary(gallery.apart(shown, near))]
     cells += [f"{confidence(classify, shown.values):.3f}", "" if real is None else f"{shown.nearest(real)[0].mean():.4f}"]
     return f"| {' | '.join([name, *cells, f'{seconds:.1f}' if seconds else ''])} |"
+
+
+def picture(run: nf.Run, pairs: tuple[tuple[int, int], ...] = ((0, 2), (5, 7)), samples: int = 9) -> Image.Image:
+    """Ways between two pairs of digits by every path, and samples of two densities."""
+
+    def decoded(codes: Tensor) -> np.ndarray:
+        return run.domain.render(run.field(codes))
+
+    rows = {}
+    for place, (start, end) in enumerate(pairs):
+        rows |= {kind + " " * place: decoded(nf.interpolate(run, start, end, kind, samples)) for kind in PATHS}
+    return sheet(rows | {f"samples: {kind}": decoded(nf.sample(run, samples, kind)) for kind in ("gaussian", "mixture")})
 
 
 def summary(distances: Tensor) -> str:

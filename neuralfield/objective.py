@@ -100,7 +100,8 @@ class MAP(Objective):
         self.temperature, self.eikonal = temperature, eikonal
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
         self.beta, self.expectation, self.penalty, self.corruption = beta, expectation, penalty, corruption
-        self.separable = penalty is None or penalty.separable
+        if penalty is not None and not penalty.separable:
+            self.separable = False
         self.points = measurement.points
         self.shift: Float[Tensor, "n D"] | None = None
 

@@ -206,12 +206,14 @@ def test_a_fit_that_is_interrupted_and_resumed_ends_bit_identical(tmp_path: Path
 
 @pytest.mark.slow
 def test_principal_components_are_a_better_start_than_random_codes() -> None:
-    settings = ["signals.limit=500", "training.epochs=8", "decoder.width=16"]
+    settings = ["decoder.width=8", "training.epochs=20", "training.batch=4"]
     psnr = {
-        start: nf.fit("mnist-mini", recipe="glo", settings=[*settings, f"latents.init={start}"]).facts["scores"]["train"]["psnr"]
+        start: nf.fit("mnist-mini", recipe="glo", limit=200, settings=[*settings, f"latents.init={start}"]).facts["scores"][
+            "train"
+        ]["psnr"]
         for start in ("spectral", "normal")
     }
-    assert psnr["spectral"] > psnr["normal"] + 0.5  # dB, at equal epochs; the same std, dimensions, seed and rates
+    assert psnr["spectral"] > psnr["normal"] + 1  # dB, at equal epochs; 15.8 and 12.2, of the same std, dimensions, seed and rates
 
 
 def test_isotropic_priors_leave_codes_alone() -> None:

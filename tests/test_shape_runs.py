@@ -83,7 +83,7 @@ def test_several_surfaces_have_a_file_each(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["gltf", "dae", "txt", "jpg"])
 def test_other_endings_are_refused_with_the_list(run: Run, tmp_path: Path, ending: str) -> None:
-    with pytest.raises(UsageError, match=r"\.png, \.npy, \.csv, \.ply, \.obj, \.glb, \.stl"):
+    with pytest.raises(UsageError, match=r"\.png, \.gif, \.npy, \.csv, \.ply, \.obj, \.glb, \.stl"):
         write_decoded(run, *choose_codes(run, (), None), 32, tmp_path / f"a.{ending}")
     assert not list(tmp_path.iterdir())
 

@@ -68,9 +68,10 @@ class Density(Path):
     """The straight line, each point of it moved uphill until it is as likely as a typical code of the bank.
 
     Points between two signals may be unlike all signals. Here -log p(z) goes down, by short steps of EM, until it is that of
-    the bank's median code, or what the straight line between its values at both ends would be: no farther, so that nothing
-    becomes a copy of the likeliest signals. So the density is nowhere below that of the line, and where p is a single Gaussian
-    the path IS the line: the log density of a Gaussian is concave. `density` is a mixture fitted to `codes` by default.
+    the bank's median code, and no farther, so that nothing becomes a copy of the likeliest signals. An end that is less likely
+    stays; what it is above the median is allowed of the points near it, and of none in the middle. So the density is nowhere
+    below that of the line, and a line that is likely enough, as any is between typical codes of a single Gaussian, is the path.
+    `density` is a mixture fitted to `codes` by default.
     """
 
     def __init__(self, codes: Float[Tensor, "n D"], density: Prior | None = None) -> None:
@@ -80,8 +81,9 @@ class Density(Path):
 
     def between(self, start: Tensor, end: Tensor, shares: Tensor) -> Tensor:
         line = torch.lerp(start, end, shares[:, None, None].to(start))
-        first, last = (self.density.cost(Latent(z)) for z in (start, end))
-        allowed = torch.lerp(first, last, shares[:, None].to(start)).clamp(min=self.typical)
+        first, last = ((self.density.cost(Latent(z)) - self.typical).clamp(min=0) for z in (start, end))
+        t = shares[:, None].to(start)
+        allowed = self.typical + first * (1 - 2 * t).clamp(min=0) + last * (2 * t - 1).clamp(min=0)
         inner = ((shares > 0) & (shares < 1))[:, None, None]
         uphill = torch.stack([self._uphill(z, most) for z, most in zip(line, allowed, strict=True)])
         return torch.where(inner, uphill, line)

@@ -156,7 +156,10 @@ def encoded(of: Subject) -> dict[str, Any]:
     run.start = resolve("starts", "encoder")(run.model.source.overview())
     run.start.bind(run.model.source)
     found: dict[str, Any] = {}
-    for name, solver in (("encode", Encode()), ("search", _searching(run))):
+    solvers: dict[str, Solver] = {"encode": Encode()}
+    if run.model.objective.searchable:
+        solvers["search"] = _searching(run)
+    for name, solver in solvers.items():
         completion, seconds = timed(run, of.new, solver)
         found |= {f"new_{name}": headline(run, completion), f"seconds_{name}": seconds}
     return found

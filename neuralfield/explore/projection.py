@@ -34,9 +34,14 @@ def tsne(codes: Float[Tensor, "n D"]) -> Float[Tensor, "n 2"]:
     return torch.from_numpy(TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(codes.numpy())).float()
 
 
+def umap_installed() -> bool:
+    """Whether the package umap-learn is there, which is an extra."""
+    return find_spec("umap") is not None
+
+
 def umap(codes: Float[Tensor, "n D"]) -> Float[Tensor, "n 2"]:
     """UMAP (McInnes et al. 2018), by the package umap-learn."""
-    if find_spec("umap") is None:
+    if not umap_installed():
         raise NeuralfieldError("UMAP is not installed: pip install 'neuralfield[umap]', or take pca or tsne")
     from umap import UMAP
 

@@ -16,7 +16,7 @@ from neuralfield.explore import figures
 from neuralfield.explore.interpolation import Density, Linear, interpolate
 from neuralfield.explore.lengths import lengths, over_time
 from neuralfield.explore.neighbours import Gallery, knn_accuracy, nearest_codes, training_signals
-from neuralfield.explore.projection import LEAST, pca, tsne
+from neuralfield.explore.projection import LEAST, project, umap_installed
 from neuralfield.explore.sampling import bank_codes, density_of, sample
 from neuralfield.latents.priors import Prior
 from neuralfield.run import Run
@@ -120,10 +120,11 @@ def _plane(of: Material) -> str:
     codes = bank_codes(of.run)
     rows = spread(len(codes), PROJECTED)
     labels = of.run.labels[rows] if of.run.labels is not None and len(of.run.labels) == len(codes) else None
-    found = _figure(figures.scatter(pca(codes[rows]), labels), "principal components")
-    if len(rows) < LEAST:
-        return found
-    return found + _figure(figures.scatter(tsne(codes[rows]), labels), "t-SNE")
+    maps = {"principal components": "pca"}
+    if len(rows) >= LEAST:
+        maps |= {"t-SNE": "tsne"} | ({"UMAP": "umap"} if umap_installed() else {})
+    planes = {name: project(codes[rows], how) for name, how in maps.items()}
+    return "".join(_figure(figures.scatter(plane, labels), name) for name, plane in planes.items())
 
 
 def _samples(of: Material) -> str:
