@@ -27,7 +27,7 @@ _HOMES = {
     "errors": ["NeuralfieldError", "NeuralfieldWarning", "UsageError"],
     "calibration": ["Calibrated", "calibrate"],
     "explore.comparison": ["Comparison", "compare"],
-    "explore.interpolation": ["Path", "interpolate"],
+    "explore.interpolation": ["interpolate"],
     "explore.neighbours": ["Gallery", "knn_accuracy"],
     "explore.projection": ["project"],
     "explore.report": ["write_report"],

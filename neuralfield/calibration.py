@@ -73,6 +73,11 @@ def calibrate(
     """
     if samples < 2:
         raise UsageError(f"bands need at least 2 samples, got {samples}")
+    if not run.solver().searches:
+        raise UsageError(
+            f'a calibration is of searches, and solver "{run.recipe.inference.kind}" makes none; say --solver lbfgs, or '
+            "--set inference.kind=lbfgs"
+        )
     if not len(signals):
         raise UsageError("there are no signals to calibrate with")
     signals, visibility = fitting(signals, run), visibility or Visibility()

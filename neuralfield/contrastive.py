@@ -35,6 +35,7 @@ class EncDec(Objective):
     """
 
     searchable: ClassVar[bool] = False
+    named: ClassVar[tuple[str, ...]] = ("pull", "push", "fake", "code_length")
 
     def __init__(
         self, measurement: Measurement, likelihood: Likelihood, prior: Prior, margin: float = 1.0, fake: float = 2.0
@@ -46,7 +47,9 @@ class EncDec(Objective):
         self.points = measurement.points
 
     def refusal(self, source: LatentSource) -> str | None:
-        return None if source.reads else 'objective "encdec" reads what it has decoded; say latents.kind=encoder'
+        if source.reads and not source.variational:
+            return None
+        return 'objective "encdec" reads what it has decoded, and compares codes, not distributions; say latents.kind=encoder'
 
     def forward(
         self, source: LatentSource, decoder: Decoder, observations: Observations, generator: torch.Generator | None = None

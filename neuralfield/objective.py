@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuralfield.decoders.decoder import Decoder
-from neuralfield.errors import UsageError
 from neuralfield.latents.penalties import Penalty
 from neuralfield.latents.priors import Prior
 from neuralfield.latents.source import LatentSource
@@ -37,6 +36,8 @@ class Objective(nn.Module, ABC):
     """Whether its steps may be captured as CUDA graphs: nothing in them waits for the GPU or draws numbers but the codes' noise."""
     searchable: ClassVar[bool] = True
     """Whether it says of any codes what they cost, so that they can be searched."""
+    named: ClassVar[tuple[str, ...]] = ()
+    """The `Loss.terms` that there may be."""
     points: int = 1
     """Points of the field that each observed place takes."""
 
@@ -75,6 +76,7 @@ class MAP(Objective):
     """
 
     separable: bool = True
+    named: ClassVar[tuple[str, ...]] = ("divergence", "penalty")
     capturable: ClassVar[bool] = True
 
     def __init__(
@@ -100,7 +102,8 @@ class MAP(Objective):
         self.temperature, self.eikonal = temperature, eikonal
         self.measurement, self.likelihood, self.prior, self.weight_l2 = measurement, likelihood, prior, weight_l2
         self.beta, self.expectation, self.penalty, self.corruption = beta, expectation, penalty, corruption
-        self.separable = penalty is None or penalty.separable
+        if penalty is not None and not penalty.separable:
+            self.separable = False
         self.points = measurement.points
         self.shift: Float[Tensor, "n D"] | None = None
 
@@ -114,22 +117,17 @@ class MAP(Objective):
         else:
             z = latent.sample(observations.index, generator)
             data = self.nats(self.predict(z, decoder, observations), observations).sum(1)
-        prior, terms = self.ramp * self._prior(source, latent, observations), {}
+        terms: dict[str, Tensor] = {}
         if source.variational:
-            terms["divergence"] = prior
+            terms["divergence"] = self.prior.divergence(latent)
+            prior = self.ramp * self.beta * terms["divergence"]
+        else:
+            prior = self.ramp * self.prior.cost(self.moved(latent, observations))
         if self.penalty is not None and (self.training or self.penalty.searched):
             terms["penalty"] = self.penalty.cost(latent, source, read, generator)
             prior = prior + terms["penalty"]
         batch = self._decoder_penalty(z, decoder, observations)
         return Loss(data, prior, observations.observed, batch, {name: term.detach().mean() for name, term in terms.items()})
-
-    def refuse_penalty(self, solver: str) -> None:
-        """One line where searches see a penalty, of a solver that knows only the likelihood and the prior."""
-        if self.penalty is not None and self.penalty.searched:
-            name = type(self.penalty).__name__
-            raise UsageError(
-                f'solver "{solver}" knows likelihood and prior alone, not the penalty {name}; say --set inference.kind=adam'
-            )
 
     def _corrupted(self, observations: Observations, generator: torch.Generator | None) -> tuple[Observations, Observations]:
         """(what an encoder reads, what the likelihood scores)."""
@@ -137,11 +135,6 @@ class MAP(Objective):
             return observations, observations
         read = self.corruption(observations, generator)
         return read, read if self.corruption.scores == "seen" else observations
-
-    def _prior(self, source: LatentSource, latent: Latent, observations: Observations) -> Float[Tensor, " B"]:
-        if source.variational:
-            return self.beta * self.prior.divergence(latent)
-        return self.prior.cost(self.moved(latent, observations))
 
     def _integrated(self, latent: Latent, decoder: Decoder, observations: Observations) -> Float[Tensor, " B"]:
         """Nats expected over each Gaussian: their mean at mean +- sqrt(D) standard deviations along every axis."""

@@ -215,6 +215,8 @@ def build(recipe: Recipe, count: int, seed: int = 0) -> Model:
             "prior": _make("prior", recipe.prior, context),
         }
         for table, part in (("penalty", recipe.penalty), ("corruption", recipe.corruption)):
+            if part is not None and table not in _named_arguments("objective", recipe.objective.kind):
+                raise UsageError(f'objective "{recipe.objective.kind}" takes no [{table}]; say {table}.kind=none')
             parts[table] = None if part is None else _make(table, part, {"domain": domain})
         objective: Objective = _make("objective", recipe.objective, parts)
         solver.check(objective, decoder)
@@ -239,8 +241,16 @@ def _agree(recipe: Recipe, source: LatentSource, parts: dict[str, Any]) -> None:
             source.variational and not _is_gaussian(parts["prior"]),
             "it needs a Gaussian prior; say prior.kind=isotropic",
         ),
+        (
+            training.plateau is not None and training.plateau not in objective.named,
+            f'training.plateau = "{training.plateau}" is no part of its loss; known: {", ".join(objective.named) or "none"}',
+        ),
         (training.polish and not free, "training.polish searches the codes of a plain bank; say training.polish=0"),
         (source.reads and training.draw == "samples", "it reads signals, not single samples; say training.draw=signals"),
+        (
+            whole and recipe.inference.points and resolve("starts", recipe.inference.start).reads,
+            "it reads whole signals; leave out inference.points, or say latents.network=set",
+        ),
         (whole and training.points, "it reads whole signals; leave out training.points, or say latents.network=set"),
         (source.reads and training.latent_optimiser != "rows", "training.optimiser trains it; leave out training.latent_optimiser"),
     ):

@@ -223,7 +223,7 @@ class Run:
 
     def join(self, signals: Signals, estimate: Estimate) -> None:
         """Append signals whose codes were searched."""
-        self.model.source.extend(estimate.latent.mean)
+        self.model.source.extend(estimate.latent.mean, estimate.latent.log_std)
         self.roster = self.roster.joined(signals.roster)
         self.facts["signals"] = len(self.ids)
         self.start.codes = self.model.source.overview().to(self.device)
@@ -319,8 +319,9 @@ def concatenate(estimates: list[Estimate]) -> Estimate:
     data, prior, observed = (
         torch.cat([getattr(e.loss, name).detach().cpu() for e in estimates]) for name in ("data", "prior", "observed")
     )
+    log_std = [e.latent.log_std.cpu() for e in estimates if e.latent.log_std is not None]
     return Estimate(
-        Latent(torch.cat([e.latent.mean.cpu() for e in estimates])),
+        Latent(torch.cat([e.latent.mean.cpu() for e in estimates]), torch.cat(log_std) if log_std else None),
         Loss(data, prior, observed, batch=torch.zeros(())),
         joined("converged"),
         joined("steps"),
@@ -343,9 +344,9 @@ def construct_prior(run: Run) -> Prior:
     return prior
 
 
-def construct_start(run: Run) -> Start:
-    """The start that the recipe names, not fitted yet."""
-    start: Start = resolve("starts", run.recipe.inference.start)(run.model.source.overview().cpu())
+def construct_start(run: Run, kind: str | None = None) -> Start:
+    """The start of that kind, or that the recipe names, not fitted yet."""
+    start: Start = resolve("starts", kind or run.recipe.inference.start)(run.model.source.overview().cpu())
     start.shared = run.domain.shape is not None
     start.bind(run.model.source)
     return start

@@ -837,6 +837,6 @@ def test_pictures_have_no_such_network(run: nf.Run, tmp_path: Path) -> None:
 
 
 def test_a_recipe_of_a_kind_of_ramp_that_is_none_is_refused() -> None:
-    for setting in ("training.ramp=-1", "training.halve_every=0", "training.latent_optimiser=sgd", "training.decay=halve"):
+    for setting in ("training.ramp=-1", "training.halve_every=0", "training.latent_optimiser=adagrad", "training.decay=halve"):
         with pytest.raises(UsageError, match=setting.split("=")[0].split(".")[1]):
             Recipe.load("deepsdf", [setting])

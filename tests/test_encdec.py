@@ -211,7 +211,7 @@ TINY_ENCDEC = ["latents.code_dim=4", "latents.width=4", "decoder.width=4", "trai
         ),
         ("inference.kind=lbfgs", "say --set inference.kind=encode"),
         ("training.validation=0.2", "say training.plateau=code_length"),
-        ("training.plateau=code_lenght", '"code_lenght", but the loss has no such term; known here: code_length, fake, pull, push'),
+        ("training.plateau=code_lenght", '"code_lenght" is no part of its loss; known: pull, push, fake, code_length'),
         ("objective.margin=0", "objective.margin must be positive"),
         ("objective.fake=-1", "fake 0 or more"),
     ],
@@ -288,7 +288,7 @@ def test_without_a_plateau_it_goes_on(images: nf.Images) -> None:
 
 @pytest.mark.parametrize("stop", [2, 3, 7])  # within an epoch of three steps, and between two
 def test_a_fit_that_is_interrupted_stops_at_the_same_plateau_bit_identical(tmp_path: Path, stop: int) -> None:
-    arguments = {"recipe": "encdec", "settings": [*STILL, "training.latent_rate=1e-4"], "epochs": 9}
+    arguments = {"recipe": "encdec", "settings": [*STILL, "training.latent_rate=1e-5"], "epochs": 9}
     whole = nf.fit(blobs_of(), **arguments)
     assert whole.facts["epochs"] < 9
     with pytest.raises(InterruptedFitError):

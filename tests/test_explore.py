@@ -19,6 +19,7 @@ from neuralfield.explore.interpolation import Density, Graph, Linear, Spherical
 from neuralfield.explore.lengths import lengths, over_time
 from neuralfield.explore.neighbours import Gallery, nearest_codes, training_signals
 from neuralfield.explore.sampling import allowed, bank_codes, density_of, sample
+from neuralfield.latents.ball import Ball
 from neuralfield.latents.mixture import Mixture
 from neuralfield.latents.priors import Gaussian
 from neuralfield.registry import names, resolve
@@ -225,6 +226,13 @@ def test_codes_of_a_logistic_source_stay_between_0_and_1(run: nf.Run) -> None:
     drawn = sample(run, 50, "gaussian")
     assert drawn.min() >= 0
     assert drawn.max() <= 1
+
+
+def test_codes_of_a_ball_stay_in_it(run: nf.Run) -> None:
+    run.model.objective.prior = Ball(4, radius=0.5)
+    assert sample(run, 50, "gaussian").norm(dim=1).max() <= 0.5 * (1 + 1e-6)  # rounding
+    way = nf.interpolate(run, 3, 8, "linear")
+    assert way.norm(dim=1).max() <= 0.5 * (1 + 1e-6)
 
 
 def test_what_cannot_be_drawn_is_refused(run: nf.Run) -> None:

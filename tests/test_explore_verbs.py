@@ -286,6 +286,14 @@ def test_encoders_are_compared_alone_and_with_a_search_after_them(nf_: Nf, fitte
     assert not {"new_encode", "prior_from_training"} & set(plain)
 
 
+def test_what_cannot_be_searched_is_compared_as_it_is_encoded(encoding: Path) -> None:
+    run = nf.Run.load(encoding)
+    run.model.objective.searchable = False  # type: ignore[misc]  # as that of encoder, decoder, encoder
+    told = nf.compare([run], limit=3).runs[0]
+    assert "new_encode" in told
+    assert "new_search" not in told
+
+
 def test_what_lies_between_codes_of_an_encoder_and_is_drawn_from_them(nf_: Nf, encoding: Path, tmp_path: Path) -> None:
     assert nf_("interpolate", encoding, 0, 1, "--out", tmp_path / "way.png").code == 0
     assert nf_("sample", encoding, "--density", "training", "--out", tmp_path / "new.png").code == 0

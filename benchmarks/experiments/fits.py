@@ -52,8 +52,8 @@ FITS = {
         "autoencoder-cnn", ("corruption.kind=mask", "corruption.what=center:16", "corruption.scores=seen"), minutes=2
     ),
     "sparse-none": Fit("autoencoder-sparse-kl", ("penalty.weight=0",), minutes=1),
-    "sparse-l1": Fit("autoencoder-sparse-l1", ("penalty.weight=3",), minutes=1),
-    "sparse-kl": Fit("autoencoder-sparse-kl", ("penalty.weight=20",), minutes=1),
+    "sparse-l1": Fit("autoencoder-sparse-l1", minutes=1),
+    "sparse-kl": Fit("autoencoder-sparse-kl", minutes=1),
     "contractive-none": Fit("autoencoder-contractive", ("penalty.weight=0",), minutes=1),
     "contractive": Fit("autoencoder-contractive", minutes=2),
     "denoising": Fit("autoencoder-denoising", minutes=2),

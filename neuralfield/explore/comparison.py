@@ -61,7 +61,7 @@ class Comparison:
     real: dict[str, Any]
     headline: str
     signals: int
-    pictures: dict[str, UInt8[np.ndarray, "_ height width 3"]]
+    pictures: list[tuple[str, UInt8[np.ndarray, "_ height width 3"]]]
 
     def facts(self) -> dict[str, Any]:
         """What --json prints."""
@@ -161,19 +161,19 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [name if plain.count(name) == 1 else f"{name} ({plain[: i + 1].count(name)})" for i, name in enumerate(plain)]
 
 
-def _pictures(subjects: dict[str, measures.Subject], hide: Sequence[str], seed: int) -> dict[str, Any]:
-    """The data and every run's reconstructions, then what the first mask leaves and every run's completions."""
+def _pictures(subjects: dict[str, measures.Subject], hide: Sequence[str], seed: int) -> list[tuple[str, Any]]:
+    """The data and every run's reconstructions, then what each mask leaves and every run's completions."""
     first = next(iter(subjects.values()))
     run, new = first.run, first.new
     rows = torch.arange(min(SOLIDS if run.domain.solid else SHOWN, len(new)))
-    shown = {"data": run.domain.draw(new.truth(rows))}
+    shown = [("data", run.domain.draw(new.truth(rows)))]
     for name, of in subjects.items():
-        shown[name] = of.run.domain.render(of.run.field(of.found.estimate.latent.mean[rows]))
-    for what in hide[:1]:
+        shown.append((name, of.run.domain.render(of.run.field(of.found.estimate.latent.mean[rows]))))
+    for what in hide:
         observed, _ = next(views(run, new.select(rows), Visibility((), (what,), seed)))
-        shown[f"without {what}"] = run.domain.draw(observed)
+        shown.append((f"without {what}", run.domain.draw(observed)))
         for name, of in subjects.items():
-            shown[f"{name} "] = of.run.domain.render(of.run.field(of.run.infer(observed).latent.mean))
+            shown.append((name, of.run.domain.render(of.run.field(of.run.infer(observed).latent.mean))))
     return shown
 
 

@@ -19,10 +19,10 @@ from neuralfield.inference.lbfgs import LBFGS
 from neuralfield.inference.solver import Solver
 from neuralfield.latents.priors import Prior
 from neuralfield.recipe import TRAINING_PRIOR
-from neuralfield.registry import resolve
-from neuralfield.run import Run
+from neuralfield.run import Run, construct_start
 from neuralfield.seeds import generator
 from neuralfield.signals.masks import Visibility
+from neuralfield.signals.roster import UNKNOWN
 from neuralfield.signals.signals import Signals
 
 PAIRS, SAMPLES = 256, 500
@@ -78,10 +78,10 @@ def masks(of: Subject, hide: Iterable[str]) -> dict[str, Any]:
 def neighbours(of: Subject) -> dict[str, Any]:
     """Share of labels that the nearest codes of the bank have: of its own, each left out, and of new signals."""
     labels, codes = of.run.labels, bank_codes(of.run)
-    if labels is None or len(labels) != len(codes):
+    if labels is None or len(labels) != len(codes) or int((labels != UNKNOWN).sum()) < 2:
         return {}
     found = {"knn_bank": knn_accuracy(codes, labels)}
-    if of.new.labels is not None:
+    if of.new.labels is not None and bool((of.new.labels != UNKNOWN).any()):
         found["knn_new"] = knn_accuracy(codes, labels, of.found.estimate.latent.mean, of.new.labels)
     return found
 
@@ -90,6 +90,8 @@ def midpoints(of: Subject) -> dict[str, Any]:
     """How far the middles of paths are from the nearest training signal; along the density, also from that of the nearest code."""
     codes = bank_codes(of.run)
     start, end = pairs(of.run, len(codes), of.seed)
+    if not len(start):
+        return {}
     half = torch.tensor([0.5])
     straight = Linear(codes).between(codes[start], codes[end], half)[0]
     likely = allowed(of.run, Density(codes, of.density).between(codes[start], codes[end], half)[0])
@@ -153,10 +155,12 @@ def encoded(of: Subject) -> dict[str, Any]:
     run = copy.copy(of.run)
     if not run.model.source.reads:
         return {}
-    run.start = resolve("starts", "encoder")(run.model.source.overview())
-    run.start.bind(run.model.source)
+    run.start = construct_start(run, "encoder").to(run.device)
     found: dict[str, Any] = {}
-    for name, solver in (("encode", Encode()), ("search", _searching(run))):
+    solvers: dict[str, Solver] = {"encode": Encode()}
+    if run.model.objective.searchable:
+        solvers["search"] = _searching(run)
+    for name, solver in solvers.items():
         completion, seconds = timed(run, of.new, solver)
         found |= {f"new_{name}": headline(run, completion), f"seconds_{name}": seconds}
     return found

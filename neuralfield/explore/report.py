@@ -161,9 +161,11 @@ def _neighbours(of: Material) -> str:
     codes, some = of.run.model.source.rows(of.some()).cpu(), of.some()
     bank = bank_codes(of.run)
     near = nearest_codes(codes, bank, of.near + 1)
+    if len(bank) == len(of.run.ids):  # the signals themselves are among them
+        near = torch.stack([row[row != own][: of.near] for row, own in zip(near, some, strict=True)])
     rows = {"signal": of.decoded(codes)}
-    for place in range(1, near.shape[1]):
-        rows[f"near {place}"] = of.decoded(bank[near[:, place]])
+    for place in range(min(of.near, near.shape[1])):
+        rows[f"near {place + 1}"] = of.decoded(bank[near[:, place]])
     names = ", ".join(html.escape(of.run.ids[row]) for row in some.tolist())
     return _figure(figures.pictures(rows), f"signals {names}, and those whose codes are nearest")
 

@@ -9,7 +9,7 @@ from neuralfield.latents.priors import Prior
 from neuralfield.recipe import TRAINING_PRIOR
 from neuralfield.registry import resolve
 from neuralfield.run import Run
-from neuralfield.types import spread
+from neuralfield.types import Latent, spread
 
 FITTED_TO = 20_000
 """Codes that a density is fitted to at most, evenly spread: a mixture of 50 knows its components from so many."""
@@ -48,5 +48,10 @@ def sample(run: Run, count: int, density: str | Prior = DENSITY, seed: int = 0) 
 
 
 def allowed(run: Run, codes: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
-    """Codes as the run's source could give them: those of a logistic encoder lie in (0, 1), and densities do not know it."""
+    """Codes as the run could have them, on the CPU: those of a logistic encoder lie in (0, 1), others within a bound, and densities
+    know neither.
+    """
+    codes = run.model.objective.within(Latent(codes.to(run.device))).mean.cpu()
+    bound = getattr(run.model.source, "bound", None)
+    codes = codes if bound is None else torch.renorm(codes, 2, 0, bound)
     return codes.clamp(0, 1) if run.model.source.logistic else codes

@@ -16,6 +16,7 @@ class Encode(Solver):
     """The start itself, and what it costs: one evaluation. A start that is a distribution is the posterior."""
 
     exact: ClassVar[bool] = True
+    searches: ClassVar[bool] = False
 
     @torch.no_grad()
     def solve(self, objective: Objective, decoder: Decoder, observations: Observations, start: Latent) -> Estimate:

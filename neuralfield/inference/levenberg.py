@@ -79,6 +79,4 @@ class Levenberg(Solver):
 
 
 def _only_map(objective: Objective) -> MAP:
-    known = refuse_others(objective, 'solver "levenberg"')
-    known.refuse_penalty("levenberg")
-    return known
+    return refuse_others(objective, 'solver "levenberg"')

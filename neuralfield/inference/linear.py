@@ -10,6 +10,7 @@ from torch import Tensor
 from neuralfield.decoders.decoder import Decoder
 from neuralfield.errors import UsageError
 from neuralfield.inference.posterior import Posterior
+from neuralfield.inference.quadratic import refuse_others
 from neuralfield.inference.solver import Solver, points_per_seen
 from neuralfield.latents.priors import Components
 from neuralfield.latents.source import FixedCodes
@@ -130,11 +131,11 @@ def _refuse_others(objective: Objective, decoder: Decoder) -> tuple[float, Compo
         )
     if not isinstance(objective, MAP) or not isinstance(objective.measurement, Points):
         raise UsageError('solver "linear" needs the objective "map" and the measurement "points"; say --set inference.kind=adam')
+    refuse_others(objective, 'solver "linear"')
     if not isinstance(objective.likelihood, Gaussian):
         raise UsageError(
             f'solver "linear" needs a Gaussian likelihood, not {type(objective.likelihood).__name__}; say --set inference.kind=adam'
         )
-    objective.refuse_penalty("linear")
     try:
         return objective.temperature * float(objective.likelihood.std) ** 2, objective.prior.components()
     except NotImplementedError as error:

@@ -75,6 +75,11 @@ def refuse_others(objective: Objective, what: str) -> MAP:
             f"{what} needs a likelihood whose points are independent, not {type(objective.likelihood).__name__}; "
             "say --set inference.kind=lbfgs, without samples"
         )
+    if objective.penalty is not None and objective.penalty.searched:
+        raise UsageError(
+            f"{what} knows likelihood and prior, not the penalty {type(objective.penalty).__name__}; "
+            "say --set inference.kind=lbfgs, without samples"
+        )
     if objective.prior.bounded:
         raise UsageError(
             f"{what} knows no bounds, and the prior {type(objective.prior).__name__} has one; "

@@ -24,6 +24,8 @@ class Solver(ABC):
     differentiable: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     """Whether estimates and posteriors are those of a formula: nothing is searched, and one start is as good as many."""
+    searches: ClassVar[bool] = True
+    """Whether codes depend on the objective; else they are what the start says."""
     gives_posterior: ClassVar[bool] = False
     """Whether estimates come with a `Posterior`, from which completions can be drawn."""
 

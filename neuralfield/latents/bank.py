@@ -80,7 +80,7 @@ class Bank(LatentSource):
         return basis
 
     @torch.no_grad()
-    def extend(self, codes: Float[Tensor, "m D"]) -> None:
+    def extend(self, codes: Float[Tensor, "m D"], log_std: Tensor | None = None) -> None:
         """Append codes of new signals. A mapped bank then lies in memory."""
         self.hold(torch.cat([self.codes, codes.to(self.codes)]))
 

@@ -36,11 +36,12 @@ class Reader(LatentSource):
         if self.variational:
             self.log_std = torch.cat([latent.log_std for latent in found if latent.log_std is not None])
 
-    def extend(self, codes: Float[Tensor, "m D"]) -> None:
-        """Append codes of new signals; their spreads, where there are any, are the geometric means of the others."""
+    def extend(self, codes: Float[Tensor, "m D"], log_std: Float[Tensor, "m D"] | None = None) -> None:
+        """Append codes of new signals; spreads that were searched and not read are the geometric means of the others."""
         self.codes = torch.cat([self.codes, codes.to(self.codes)])
         if self.variational:
-            self.log_std = torch.cat([self.log_std, self.log_std.mean(0).expand(len(codes), -1)])
+            spreads = self.log_std.mean(0).expand(len(codes), -1) if log_std is None else log_std.to(self.log_std)
+            self.log_std = torch.cat([self.log_std, spreads])
 
 
 class Encoder(Reader):

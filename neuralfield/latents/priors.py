@@ -120,8 +120,15 @@ class Isotropic(Prior):
     def cost(self, latent: Latent) -> Float[Tensor, " B"]:
         return 0.5 * (latent.mean / self.std).square().sum(1) + self.code_dim * (self.std.log() + 0.5 * LOG_2PI)
 
+    def divergence(self, latent: Latent) -> Float[Tensor, " B"]:
+        # the sum of the interface, without matrices
+        assert latent.log_std is not None
+        log_share = latent.log_std - self.std.log()
+        squares = (latent.mean / self.std).square() + (2 * log_share).exp()
+        return 0.5 * (squares - 1).sum(1) - log_share.sum(1)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
-        return torch.randn(n, self.code_dim, generator=generator) * self.std
+        return torch.randn(n, self.code_dim, generator=generator).to(self.std) * self.std
 
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
         # around 0: what the mean is off counts as spread
@@ -132,7 +139,7 @@ class Isotropic(Prior):
         return self
 
     def components(self) -> Components:
-        covariance = self.std.square() * torch.eye(self.code_dim).to(self.std)
+        covariance = self.std.square() * torch.eye(self.code_dim, dtype=self.std.dtype, device=self.std.device)
         return Components(covariance.new_zeros(1), covariance.new_zeros(1, self.code_dim), covariance[None])
 
 
@@ -152,7 +159,7 @@ class Gaussian(Prior):
         return 0.5 * whitened.square().sum(0) + self.factor.diagonal().log().sum() + 0.5 * len(self.mean) * LOG_2PI
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
-        return self.mean + torch.randn(n, len(self.mean), generator=generator) @ self.factor.T
+        return self.mean + torch.randn(n, len(self.mean), generator=generator).to(self.mean) @ self.factor.T
 
     def fit(self, codes: Float[Tensor, "n D"], known: Known | None = None) -> Self:
         self.mean = codes.mean(0)

@@ -45,8 +45,8 @@ class LatentSource(nn.Module, ABC):
     def settle(self, batches: Callable[[], Iterable[Observations]]) -> None:
         """The fit is over, and `batches()` goes over its signals in order; an encoder reads codes, a bank shortens its own."""
 
-    def extend(self, codes: Tensor) -> None:
-        """Append codes [m, D] of new signals."""
+    def extend(self, codes: Tensor, log_std: Tensor | None = None) -> None:
+        """Append codes [m, D] of new signals, and their spreads where they are known."""
         raise NeuralfieldError(f"{type(self).__name__} keeps no codes of signals, so none can join it")
 
     def hold(self, codes: Float[Tensor, "n D"], first: int = 0) -> None:

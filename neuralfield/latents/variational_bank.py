@@ -46,8 +46,8 @@ class VariationalBank(LatentSource):
         return basis
 
     @torch.no_grad()
-    def extend(self, codes: Float[Tensor, "m D"]) -> None:
-        """Append codes of new signals; their spreads are the bank's geometric means."""
-        spreads = self.log_std.mean(0).expand(len(codes), -1)
+    def extend(self, codes: Float[Tensor, "m D"], log_std: Float[Tensor, "m D"] | None = None) -> None:
+        """Append codes of new signals; spreads that are not known are the bank's geometric means."""
+        spreads = self.log_std.mean(0).expand(len(codes), -1) if log_std is None else log_std.to(self.log_std)
         self.codes = nn.Parameter(torch.cat([self.codes, codes.to(self.codes)]))
         self.log_std = nn.Parameter(torch.cat([self.log_std, spreads]))

@@ -75,7 +75,7 @@ class Mask(Corruption):
 
     def forward(self, observations: Observations, generator: torch.Generator | None = None) -> Observations:
         seed = int(torch.randint(SEEDS, (), generator=generator))
-        return Visibility(hide=self.what, seed=seed).split(observations, self.domain)[0]
+        return observations.split(Visibility(hide=self.what, seed=seed).seen(observations, self.domain))[0]
 
 
 def _for_each_value(

@@ -134,10 +134,7 @@ class Visibility:
 
     def __call__(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
         """True where a point is seen. Where nothing would be left of any signal that is refused; of some, there is a warning."""
-        everything = torch.ones_like(observations.weight, dtype=torch.bool)
-        seen = torch.stack([m(observations, domain) for m in self.observe]).any(0) if self.observe else everything
-        for mask in self.hide:
-            seen = seen & ~mask(observations, domain)
+        seen = self.seen(observations, domain)
         known = observations.weight > 0
         blind = known.any(1) & ~(seen & known).any(1)
         if blind.any():
@@ -148,6 +145,14 @@ class Visibility:
             warnings.warn(
                 f"{what}, of which nothing can be told but what the others have in common", NeuralfieldWarning, stacklevel=2
             )
+        return seen
+
+    def seen(self, observations: Observations, domain: Domain) -> Bool[Tensor, "B N"]:
+        """The same, whatever is left."""
+        everything = torch.ones_like(observations.weight, dtype=torch.bool)
+        seen = torch.stack([m(observations, domain) for m in self.observe]).any(0) if self.observe else everything
+        for mask in self.hide:
+            seen = seen & ~mask(observations, domain)
         return seen
 
     def split(self, observations: Observations, domain: Domain) -> tuple[Observations, Observations]:

@@ -15,7 +15,7 @@ from neuralfield.seeds import generator
 from neuralfield.signals.signals import Signals
 from neuralfield.training import asked, checkpoint, running, shared
 from neuralfield.training.journal import Journal
-from neuralfield.training.opening import epochs_of, initialise, opened
+from neuralfield.training.opening import epochs_of, initialise, opened, settle
 from neuralfield.training.polish import polish
 from neuralfield.training.progress import Progress
 from neuralfield.training.session import Session
@@ -98,7 +98,7 @@ def fit(
     if polished:
         polish(state, None if budget is None else budget - state.spent, progress)
     shared.gather(state)
-    state.model.source.eval().settle(lambda: state.signals.batches(state.recipe.inference.batch))
+    settle(state)
     run = _finish(state, journal, progress) if ranks.first else None
     ranks.told(None)  # the run is written
     return run or Run.load(str(folder)).to(state.model.source.codes.device)

@@ -23,7 +23,7 @@ from neuralfield.training.optimisers.row_adam import RowAdam
 from neuralfield.training.ranks import Ranks
 from neuralfield.training.schedules.schedule import Optimisers
 from neuralfield.training.session import Session
-from neuralfield.types import Observations
+from neuralfield.types import Latent, Observations
 
 INITIALISING = 1001  # the seed's second number; an epoch of that number draws other things from it
 
@@ -97,6 +97,23 @@ def _begin(state: Session, epochs: int, basis: SpectralBasis | None) -> float | 
         return None
     state.settled = begun and model.objective.prior.adopt(basis)
     return float(basis.noise)
+
+
+@torch.no_grad()
+def settle(state: Session) -> None:
+    """Training is over: an encoder reads all codes, and no code lies beyond a bound."""
+    source, objective = state.model.source.eval(), state.model.objective
+    source.settle(lambda: _read(state))
+    if objective.prior.bounded:
+        for rows in torch.arange(len(source.codes)).split(state.recipe.inference.batch):
+            source.put(rows, objective.within(Latent(source.rows(rows))).mean)
+
+
+def _read(state: Session) -> Iterator[Observations]:
+    """All signals in order, as an encoder reads them when it is asked for their codes later."""
+    points = None if state.model.source.whole else state.recipe.inference.points
+    for batch in state.signals.batches(state.recipe.inference.batch):
+        yield thinned(batch, points)
 
 
 def _looked_at(state: Session) -> Iterator[Observations]:

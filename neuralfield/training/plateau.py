@@ -13,7 +13,7 @@ MARGIN = 0.01
 def note(state: Session, loss: Loss) -> None:
     """Add the term that `training.plateau` names to the epoch's sum. The sum is a fact, so that a resumed fit goes on with it."""
     name = state.recipe.training.plateau
-    if name is None:
+    if name is None or not len(loss.total):  # a rank may have no signal of a batch
         return
     if name not in loss.terms:
         known = ", ".join(sorted(loss.terms)) or "none"

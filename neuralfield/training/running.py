@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from neuralfield.errors import NeuralfieldError
+from neuralfield.inference.thinning import thinned
 from neuralfield.training import plateau, shared, validation
 from neuralfield.training.interrupt import interruptible
 from neuralfield.training.journal import PROBES, Journal
@@ -79,7 +80,8 @@ def _probes(state: Session) -> Tensor:
     """Codes of the signals whose pictures are kept over time."""
     source, count = state.model.source, len(state.signals)
     if source.reads:
-        latent: Latent = source(state.signals.batch(spread(count, PROBES)).to(state.device))
+        points = None if source.whole else state.recipe.inference.points
+        latent: Latent = source(thinned(state.signals.batch(spread(count, PROBES)), points).to(state.device))
         return latent.mean
     return state.ranks.some(source.codes.detach(), count, PROBES)
 

@@ -32,6 +32,8 @@ PATIENCE = timedelta(hours=24)
 """How long ranks wait for the first one to initialise and to score. One that dies is noticed by its connection, not by this."""
 ROLL_CALL = 3.0
 """Seconds in which ranks that still live answer: each notices at once that another has gone, and waits for nothing else."""
+BUSY = 60.0
+"""Seconds in which ranks that live may still be at work, where one has an error to say: they hear of it at the next exchange."""
 LATER = 0.3
 """Seconds that others wait with what they have to say, as it may be the same for all."""
 
@@ -159,7 +161,7 @@ def _last_word(error: BaseException, ranks: Ranks, store: Store) -> BaseExceptio
             time.sleep(LATER)
         speaks = not lost or ranks.rank == min(set(range(ranks.world)) - set(absent), default=None)
         quiet = store.check(["said"]) or not speaks or store.add("said", 1) > 1
-        _leave(ranks, store)
+        _leave(ranks, store, ROLL_CALL if lost else BUSY)
         if quiet:
             return SaidError(code)
     except RuntimeError:  # the first rank held the store, and has died
@@ -181,11 +183,11 @@ def _roll_call(ranks: Ranks, store: Store) -> list[int]:
     return absent
 
 
-def _leave(ranks: Ranks, store: Store) -> None:
+def _leave(ranks: Ranks, store: Store, patience: float) -> None:
     """The first rank goes last, where it holds the store and not torchrun."""
     store.set(f"left/{ranks.rank}", "")
     if ranks.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        until = time.monotonic() + ROLL_CALL
+        until = time.monotonic() + patience
         while time.monotonic() < until and not store.check([f"left/{rank}" for rank in range(ranks.world)]):
             time.sleep(0.05)
 
