@@ -24,7 +24,7 @@ def plots(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.2) 
 
 def digits(rows: Mapping[str, Tensor]) -> Image.Image:
     """A titled row of square grey images [n, points] per entry."""
-    return sheet({title: pictures(images) for title, images in rows.items()})
+    return sheet({title.replace("`", ""): pictures(images) for title, images in rows.items()})
 
 
 def pictures(images: Tensor) -> np.ndarray:
