@@ -66,6 +66,7 @@ _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in nam
     "IsotropicPrior": ("latents.priors", "Isotropic"),
     "MixturePrior": ("latents.mixture", "Mixture"),
     "KernelDensityPrior": ("latents.kernel_density", "KernelDensity"),
+    "CodePath": ("explore.interpolation", "Path"),  # beside pathlib's
     "LinearDecoder": ("decoders.linear", "Linear"),
     "LinearSolver": ("inference.linear", "Linear"),
 }
