@@ -12,7 +12,7 @@ from experiments.fits import curve_of, fitted, scores_of
 from experiments.laboratory import Laboratory, decoded, labels_of, pixels, psnr
 from experiments.pages import Claim, Page
 
-FITS = ("autoencoder-mlp", "autoencoder-cnn", "image", "autodecoder-mnist")
+FITS = ("autoencoder-mlp", "autoencoder-cnn", "image-30", "image", "autodecoder-mnist")
 ENCODERS = FITS[:2]
 WANTED = 26.1
 FEW = 256
@@ -33,9 +33,9 @@ def main(laboratory: Laboratory) -> None:
             Claim("the convolutional one has the lower test BCE", f"{cnn.bce:.4f} against {mlp.bce:.4f}", cnn.bce < mlp.bce),
             Claim("test PSNR of the convolutional one at least 26.1 dB", f"{cnn.new:.2f}", cnn.new >= WANTED),
             Claim(
-                "new images: an autodecoder's search is closer than an encoder",
-                f"{found['image'].new:.2f} dB (64 numbers) against {cnn.new:.2f} (30)",
-                found["image"].new > cnn.new,
+                "(not in the seed) new images by an autodecoder's search are closer than by an encoder, with 30 numbers each",
+                f"{found['image-30'].new:.2f} dB against {cnn.new:.2f}",
+                found["image-30"].new > cnn.new,
             ),
         ]
     )
