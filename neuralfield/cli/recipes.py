@@ -20,5 +20,5 @@ def command(name: str | None, settings: tuple[str, ...], as_json: bool) -> None:
         return
     described = {known: Recipe.load(known).description for known in recipe_names()}
     for known, description in described.items():
-        options.say(f"{known:<20} {description}")
+        options.say(f"{known:<{max(map(len, described))}} {description}")
     options.finish(as_json, {"recipes": described})
