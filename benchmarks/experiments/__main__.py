@@ -70,7 +70,7 @@ def main(names: tuple[str, ...], again: bool, jobs: int, fit: str | None, **sett
     fits = dict.fromkeys(fit for name in wanted for fit in import_module(f"experiments.{name}").FITS)
     options = [word for key, value in settings.items() if value is not None for word in (f"--{key}", str(value))]
     longest_first = sorted(fits, key=lambda name: -FITS[name].minutes)
-    _all([[*options, "--fit", name, *["--again"] * again] for name in longest_first], jobs)
+    _all([[*options, *["--again"] * again, "--fit", name] for name in longest_first], jobs)
     _all([[*options, name] for name in wanted], jobs)
     from experiments.pages import index
 
@@ -99,7 +99,7 @@ def _all(commands: list[list[str]], jobs: int) -> None:
     def call(words: list[str]) -> None:
         began = time.perf_counter()
         done = subprocess.run([sys.executable, str(HERE), *words], env=environment, capture_output=True, text=True)
-        told = f"{' '.join(words[-2:])}: {time.perf_counter() - began:.0f} s"
+        told = f"{'fit ' * ('--fit' in words)}{words[-1]}: {time.perf_counter() - began:.0f} s"
         click.echo(told if done.returncode == 0 else f"{told}, failed:\n{done.stderr}", err=True)
         done.check_returncode()
 

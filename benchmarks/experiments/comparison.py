@@ -18,7 +18,7 @@ from neuralfield.explore.sampling import sample
 from neuralfield.recipe import TRAINING_PRIOR
 
 FITS = ("image", "image-30", "autodecoder-mnist", "vad", "glo", "autoencoder-cnn", "vae")
-PAIRS, SAMPLES = 256, 500
+PAIRS, SAMPLES, SHOWN = 256, 500, 8
 
 
 def main(laboratory: Laboratory) -> None:
@@ -39,7 +39,7 @@ def main(laboratory: Laboratory) -> None:
     page.table("wins", ("who is best", "by", "its number"), _wins(numbers))
     page.claims(_claims(numbers, found.real, sure))
     page.result(_verdict(numbers))
-    page.figure("digits", sheet(found.pictures))
+    page.figure("digits", sheet([(title, pictures[:SHOWN]) for title, pictures in found.pictures]))
     page.close(f"{laboratory.about}; {len(new)} test images are compared, in {time.process_time() - began:.0f} CPU seconds")
 
 
