@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast lint docs experiments clean
+.PHONY: demo test test-fast test-long lint docs experiments clean
 
 demo: $(READY)  ## learn handwritten digits, then complete digits whose centre is hidden
 	$(BIN)/nf fit --domain image --out runs/demo --overwrite
@@ -15,7 +15,10 @@ test: $(READY) lint  ## all tests
 	$(BIN)/python -m pytest -n 2
 
 test-fast: $(READY)  ## all but the slow ones
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not long"
+
+test-long: $(READY)  ## those that `make test` leaves out, to stay under 15 minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: $(READY)
 	$(BIN)/ruff check .

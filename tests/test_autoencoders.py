@@ -183,6 +183,7 @@ def fitted(recipe: str, data_root: Path, settings: list[str] | None = None) -> t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real_data
 def test_penalties_leave_few_of_300_units_at_work(data_root: Path) -> None:
     l1, kl, plain = (
@@ -202,6 +203,7 @@ def test_penalties_leave_few_of_300_units_at_work(data_root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.real_data
 def test_convolutions_say_more_in_30_numbers_than_layers_that_know_nothing_of_images(data_root: Path) -> None:
     nats, psnr = [], []

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "experiments"
 BENCHMARKS = ROOT / "benchmarks"
 NAMES = sorted(path.stem for path in PAGES.glob("*.md") if path.stem != "index")
+LONG = {"autodecoder", "comparison", "holes", "linear", "masks"}
+"""Those that take more than 20 seconds however few the digits."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in NAMES])
 @pytest.mark.filterwarnings("default::neuralfield.errors.NeuralfieldWarning")  # of so few digits, bands are too narrow
 def test_an_experiment_runs_from_beginning_to_end(name: str, laboratory) -> None:  # type: ignore[no-untyped-def]
     from experiments.pages import block_of
