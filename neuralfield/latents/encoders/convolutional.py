@@ -22,18 +22,8 @@ class Convolutional(Network):
     nothing. Images that cannot be halved so often are joined by black rows and columns, the same on both sides up to one.
     """
 
-    def __init__(
-        self,
-        coord_dim: int,
-        value_dim: int,
-        shape: tuple[int, ...] | None,
-        outputs: int,
-        width: int = 32,
-        depth: int = 2,
-        activation: str = "leaky-relu",
-    ) -> None:
-        super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
-        self.grid = grid_of(shape, "convolutional")
+    def build(self) -> None:
+        self.grid = grid_of(self.shape, "convolutional")
         if len(self.grid) != 2:
             raise ValueError(
                 f"network convolutional reads grids of two axes, but the signals' has {len(self.grid)}: {list(self.grid)}; "
@@ -42,10 +32,10 @@ class Convolutional(Network):
         halvings = int(math.log2(min(self.grid) / SMALLEST)) if min(self.grid) >= SMALLEST else 0
         last = [math.ceil(side / 2**halvings) for side in self.grid]
         self.missing = [side * 2**halvings - have for side, have in zip(last, self.grid, strict=True)]
-        channels = [value_dim, *[min(4 * width, width * 2**step) for step in range(max(1, halvings))]]
+        channels = [self.value_dim, *[min(4 * self.width, self.width * 2**step) for step in range(max(1, halvings))]]
         kernel = (4, 2, 1) if halvings else (3, 1, 1)  # size, stride and padding: halved exactly, or as large as before
         self.layers = nn.ModuleList(nn.Conv2d(i, o, *kernel) for i, o in pairwise(channels))
-        self.last = nn.Linear(channels[-1] * math.prod(last), outputs)
+        self.last = nn.Linear(channels[-1] * math.prod(last), self.outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
         h = rearrange(on_grid(observations, self.grid), "b (h w) v -> b v h w", h=self.grid[0])

@@ -46,6 +46,11 @@ class Network(nn.Module, ABC):
             raise ValueError(f'there is no activation "{activation}"; known: {", ".join(ACTIVATIONS)}')
         self.coord_dim, self.value_dim, self.shape, self.outputs = coord_dim, value_dim, shape, outputs
         self.width, self.depth, self.activation = width, depth, ACTIVATIONS[activation]
+        self.build()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make the layers, for these sizes."""
 
     @abstractmethod
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:

@@ -27,22 +27,14 @@ class Points(Network):
     whole: ClassVar[bool] = False
     frequencies: Tensor
 
-    def __init__(
-        self,
-        coord_dim: int,
-        value_dim: int,
-        shape: tuple[int, ...] | None,
-        outputs: int,
-        width: int = 128,
-        depth: int = 2,
-        activation: str = "relu",
-    ) -> None:
-        super().__init__(coord_dim, value_dim, shape, outputs, width, depth, activation)
-        self.register_buffer("frequencies", torch.randn(coord_dim, FREQUENCIES) * BANDWIDTH)
-        self.place = nn.Linear(coord_dim + 2 * FREQUENCIES, width)  # with `value` one layer; places are shared by many signals
-        self.value = nn.Linear(value_dim, width, bias=False)
-        self.each = layers(width, width, max(0, depth - 1), width)
-        self.all = layers(width, width, depth, outputs)
+    def build(self) -> None:
+        self.register_buffer("frequencies", torch.randn(self.coord_dim, FREQUENCIES) * BANDWIDTH)
+        self.place = nn.Linear(
+            self.coord_dim + 2 * FREQUENCIES, self.width
+        )  # with `value` one layer; places are shared by many signals
+        self.value = nn.Linear(self.value_dim, self.width, bias=False)
+        self.each = layers(self.width, self.width, max(0, self.depth - 1), self.width)
+        self.all = layers(self.width, self.width, self.depth, self.outputs)
 
     def forward(self, observations: Observations) -> Float[Tensor, "B _"]:
         return chained(self.all, self.activation, self.pooled(observations))
